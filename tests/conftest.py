@@ -1,0 +1,17 @@
+"""Shared fixtures. The suite runs with jaxtyping's runtime check of every annotated signature."""
+
+import jaxtyping
+import pytest
+import torch
+
+jaxtyping.install_import_hook("minisys", "beartype.beartype")
+
+torch.set_num_threads(1)  # xdist runs one worker a core; results must not depend on the thread count
+
+
+@pytest.fixture
+def no_runtime_types():
+    """Switch the runtime check off, so that a test of bad input sees the function's own ValueError."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)
