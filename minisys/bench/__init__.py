@@ -1,0 +1,1 @@
+"""Benchmarks, one module a topic, and the result files they write (`minisys.bench.results`)."""
