@@ -261,6 +261,8 @@ def _driver() -> str | None:
 def _commit() -> tuple[str | None, bool | None]:
     """Commit of the checkout and whether files differ from it; (None, None) where git cannot say."""
     root = paths.checkout()
+    if given := os.environ.get("MINISYS_COMMIT"):  # a copy of a clean checkout, without its .git
+        return given, False
     if root is None or not (root / ".git").exists() or shutil.which("git") is None:
         return None, None
     commit = _run(["git", "-C", str(root), "rev-parse", "--verify", "--quiet", "HEAD"])
