@@ -259,19 +259,21 @@ def _driver() -> str | None:
 
 
 def _commit() -> tuple[str | None, bool | None]:
-    """Commit of the checkout and whether files differ from it; (None, None) where git cannot say."""
+    """Commit of the checkout and whether files differ from it; None for what is not known.
+
+    A copy without its ``.git``, as on a bare GPU machine, can be told the commit by the environment variable
+    MINISYS_COMMIT; whether the copy differs from it is then unknown. Where git can answer, git is asked.
+    """
     root = paths.checkout()
-    if given := os.environ.get("MINISYS_COMMIT"):  # a copy of a clean checkout, without its .git
-        return given, False
     if root is None or not (root / ".git").exists() or shutil.which("git") is None:
-        return None, None
+        return os.environ.get("MINISYS_COMMIT") or None, None
     commit = _run(["git", "-C", str(root), "rev-parse", "--verify", "--quiet", "HEAD"])
     if not commit:
         return None, None
     # result files change with every run: they do not make the measured code another one
     code = ["--", ".", ":(exclude)benchmarks/results"]
     status = _run(["git", "-C", str(root), "status", "--porcelain", *code])
-    return commit, status != ""
+    return commit, None if status is None else status != ""
 
 
 def _run(command: list[str]) -> str | None:

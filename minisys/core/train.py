@@ -66,7 +66,7 @@ class TrainConfig:
         betas: of AdamW.
         gradient_clip: largest global norm of the gradient, or None.
         seed: of the batches, and of what is random in the model.
-        checkpoint_every, log_every, eval_every: in steps; eval_every may be None. The last step is always one.
+        checkpoint_every, log_every, eval_every: in steps; eval_every may be None. The last step counts.
         eval_batches: validation batches, always the same ones.
         amp: None, or "bfloat16" for autocast.
     """
@@ -146,7 +146,10 @@ def train(
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
     run = {"config": asdict(config), "data": getattr(data, "sha256", None), "identity": identity}
-    run = json.loads(json.dumps(run, allow_nan=False))  # as it will be read back
+    try:
+        run = json.loads(json.dumps(run, allow_nan=False))  # as it will be read back
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"identity: got no JSON ({error}), expected numbers, text and the like") from error
     model.to(device).train()
     optimizer = make_optimizer(model, config)
     batches = _batches(data, config, device)
@@ -166,21 +169,13 @@ def train(
                 bar.update()
                 saves = _due(step, config.checkpoint_every, config)
                 evaluates = _due(step, config.eval_every, config)
-                if saves or evaluates or _due(step, config.log_every, config):
-                    record = {
-                        "step": step,
-                        "loss": loss.item(),
-                        "learning_rate": learning_rate_at(config, step),
-                    }
-                    record["gradient_norm"] = norm.item()
-                    if not math.isfinite(record["loss"] + record["gradient_norm"]):
-                        raise FloatingPointError(
-                            f"training: got {record}, expected a finite loss and gradient"
-                        )
-                    if evaluates:
-                        record["validation_loss"] = evaluate(
-                            model, batches, config.eval_batches, amp=config.amp
-                        )
+                logs = evaluates or _due(step, config.log_every, config)
+                if logs or saves:  # else nothing is read, as a GPU would have to wait for it
+                    record = _record(step, loss.item(), norm.item(), config)
+                if evaluates:
+                    validation_loss = evaluate(model, batches, config.eval_batches, amp=config.amp)
+                    record["validation_loss"] = validation_loss
+                if logs:
                     record["seconds"] = round(time.perf_counter() - started, 3)
                     log.append(record)
                     log_file.write(json.dumps(record) + "\n")
@@ -224,6 +219,19 @@ def read_log(directory: str | os.PathLike) -> list[dict]:
         except (ValueError, TypeError, KeyError) as error:
             raise ValueError(f"log.jsonl line {number}: got {line!r}, expected JSON with a step") from error
     return records
+
+
+def _record(step: int, loss: float, norm: float, config: TrainConfig) -> dict:
+    if not math.isfinite(loss + norm):
+        raise FloatingPointError(
+            f"step {step}: got loss {loss} and gradient norm {norm}, expected finite ones"
+        )
+    return {
+        "step": step,
+        "loss": loss,
+        "learning_rate": learning_rate_at(config, step),
+        "gradient_norm": norm,
+    }
 
 
 def _due(step: int, every: int | None, config: TrainConfig) -> bool:

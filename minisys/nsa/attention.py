@@ -1,7 +1,8 @@
 """The public calls of native sparse attention: `nsa_attention` and `select_blocks`.
 
 They check every argument, split packed sequences and choose the path: `backend="reference"` is the
-oracle in plain PyTorch (reference.py), and `"auto"` is the fastest path that runs on the given tensors.
+oracle in plain PyTorch (reference.py), `"sdpa"` hands its masks to PyTorch's fused attention (fused.py), and
+`"auto"` is the reference until there are kernels.
 """
 
 import math
@@ -12,10 +13,12 @@ from torch import Tensor
 
 from minisys.core.checks import check, check_choice, check_rank, check_shape
 from minisys.nsa.config import NSAConfig
+from minisys.nsa.fused import nsa_fused
 from minisys.nsa.packing import sequence_bounds
 from minisys.nsa.reference import nsa_reference, select_blocks_reference
 
-BACKENDS = ("auto", "reference", "triton")
+PATHS = {"auto": nsa_reference, "reference": nsa_reference, "sdpa": nsa_fused}
+BACKENDS = (*PATHS, "triton")
 
 
 def nsa_attention(
@@ -50,7 +53,7 @@ def nsa_attention(
         block_indices: blocks each query reads ``[b, t, hk, n]``, numbered from 0 within the query's own
             sequence, -1 for none; computed by `select_blocks` unless given. Order does not matter,
             a repeated block counts once, and tokens after the query are never read.
-        backend: ``"auto"``, ``"reference"`` or ``"triton"``.
+        backend: ``"auto"``, ``"reference"``, ``"sdpa"`` or ``"triton"``.
 
     Returns:
         ``[b, t, hq, d_v]`` in the dtype of `q`. A branch that sees nothing contributes exactly zero.
@@ -69,7 +72,7 @@ def nsa_attention(
     for (start, end), (first, last) in zip(bounds, spans, strict=True):
         tokens, blocks = slice(start, end), slice(first, last)
         outputs.append(
-            nsa_reference(
+            PATHS[backend](
                 q[:, tokens],
                 k_cmp[:, blocks],
                 v_cmp[:, blocks],
@@ -220,6 +223,6 @@ def _check_backend(backend: str, q: Tensor) -> None:
     check_choice("backend", backend, BACKENDS)
     if backend == "triton":
         raise ValueError(
-            f"backend: got 'triton' for tensors on {q.device}, expected 'auto' or 'reference': "
+            f"backend: got 'triton' for tensors on {q.device}, expected 'auto', 'reference' or 'sdpa': "
             + ("this version has no Triton kernels yet" if q.is_cuda else "Triton needs a CUDA GPU")
         )

@@ -25,20 +25,21 @@ CONTEXT = 4096  # bytes that the model was trained to read
 WEIGHTS = Path(__file__).with_name("weights") / "small.safetensors"
 
 
-def build_small(config: NSAConfig = CONFIG, *, generator: torch.Generator | None = None) -> Decoder:
+def build_small(
+    config: NSAConfig = CONFIG, *, backend: str = "auto", generator: torch.Generator | None = None
+) -> Decoder:
     """The untrained model, with native sparse attention as `config` says in every layer."""
-    return Decoder(
-        SIZES, attention=functools.partial(NativeSparseAttention, config=config), generator=generator
-    )
+    attention = functools.partial(NativeSparseAttention, config=config, backend=backend)
+    return Decoder(SIZES, attention=attention, generator=generator)
 
 
-def load_small(path: Path = WEIGHTS) -> Decoder:
+def load_small(path: Path = WEIGHTS, *, backend: str = "sdpa") -> Decoder:
     """The trained model in float32, ready to read (`eval` mode).
 
     Raises:
         ValueError: the file is missing, broken, or holds other weights.
     """
-    model = build_small()
+    model = build_small(backend=backend)
     load_weights(path, model)
     return model.eval()
 

@@ -289,3 +289,28 @@ def test_heads_of_a_group_are_neighbours(make_inputs, small_config):
         inputs["q"][:, :, 4:5], inputs["k_win"][:, :, 1:2], window_mask(40, small_config), 1.0
     )
     assert torch.equal(p[:, 1, 1], alone[:, 0, 0])
+
+
+# The same masks through PyTorch's fused attention.
+
+
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
+def test_sdpa_equals_the_reference_with_gradients(case, small_config, make_inputs):
+    def run(backend):
+        inputs = {k: v.requires_grad_() for k, v in make_inputs(small_config, b=2, seed=8, **case).items()}
+        out = nsa_attention(**inputs, config=small_config, backend=backend)
+        out.square().sum().backward()
+        return {"out": out.detach()} | {name: x.grad for name, x in inputs.items() if x.numel()}
+
+    expected = run("reference")
+    for name, tensor in run("sdpa").items():
+        assert torch.allclose(tensor, expected[name], rtol=1e-10, atol=1e-12), name
+
+
+def test_sdpa_rows_without_blocks_are_zero(small_config, make_inputs):
+    inputs = make_inputs(small_config)
+    indices = torch.full((1, 40, 2, 3), -1)
+    indices[:, 20:] = 2
+    out = nsa_attention(**inputs, config=small_config, block_indices=indices, backend="sdpa")
+    expected = nsa_attention(**inputs, config=small_config, block_indices=indices)
+    assert relative_error(out, expected) < 1e-14

@@ -1,0 +1,9 @@
+"""Explorables: figures that move without a kernel. One ES module each, with data computed by the package.
+
+explorable.py says what an explorable is and shows it; every other module builds the data of one.
+"""
+
+from minisys.viz.explorable import Explorable
+from minisys.viz.nsa_reads import nsa_reads
+
+__all__ = ["Explorable", "nsa_reads"]
