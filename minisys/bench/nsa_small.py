@@ -72,7 +72,7 @@ def check_paths(device: str) -> dict[str, float]:
     blocks = select_blocks(drawn["q"], drawn["k_cmp"], config=CONFIG)
 
     def run(where: str, backend: str, dtype: torch.dtype) -> torch.Tensor:
-        inputs = {k: v.to(where, dtype).requires_grad_() for k, v in drawn.items()}
+        inputs = {k: v.to(where, dtype, copy=True).requires_grad_() for k, v in drawn.items()}
         out = nsa_attention(**inputs, config=CONFIG, block_indices=blocks.to(where), backend=backend)
         out.square().sum().backward()
         return torch.cat(
