@@ -4,7 +4,9 @@ import jaxtyping
 import pytest
 import torch
 
-jaxtyping.install_import_hook("minisys", "beartype.beartype")
+jaxtyping.install_import_hook(
+    "minisys", "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))"
+)
 
 torch.set_num_threads(1)  # xdist runs one worker a core; results must not depend on the thread count
 
@@ -15,3 +17,11 @@ def no_runtime_types():
     jaxtyping.config.update("jaxtyping_disable", True)
     yield
     jaxtyping.config.update("jaxtyping_disable", False)
+
+
+def pytest_collection_modifyitems(items):
+    if torch.cuda.is_available():
+        return
+    for item in items:
+        if item.get_closest_marker("gpu"):
+            item.add_marker(pytest.mark.skip(reason="needs a CUDA GPU"))

@@ -1,14 +1,15 @@
 """Train and measure the small NSA model: ``python -m minisys.bench.nsa_small train|window|recall|cost``.
 
-``train``   the model of the chapters (minisys/nsa/small.py), and a dense twin on the same batches; writes the
-            weights and the result file nsa-small. About 7 minutes on one H100.
-``window``  the same model, shorter, with windows from 1 to 512 tokens: what does the window buy? Writes
-            nsa-window. About 9 minutes on one H100.
-``recall``  which share of the blocks of most attention mass each selection rule finds. Writes nsa-select.
-``cost``    tokens, FLOPs and time of the compressed branch alone against dense attention. Writes nsa-cmp.
+- ``train``: the model of the chapters (minisys/nsa/small.py), and a dense twin of as many parameters on the
+  same batches; writes the weights and the result file nsa-small. 8 minutes on one H100.
+- ``window``: the same model, trained for less long, with windows from 1 to 512 tokens: what does the window
+  buy? Writes nsa-window. 7 minutes on one H100.
+- ``recall``: which share of the blocks of most attention mass each selection rule finds. Writes nsa-select.
+- ``cost``: tokens, FLOPs and time of the compressed branch alone against dense attention. Writes nsa-cmp, or
+  nsa-cmp-gpu on a GPU.
 
-Every command checks first that attention on this device equals the float64 reference on the CPU.
-Runs resume: a killed run goes on from its last checkpoint when it is started again.
+Every command checks first that attention on this device equals the float64 reference on the CPU. Runs resume:
+a killed run goes on from its last checkpoint when it is started again.
 """
 
 import functools

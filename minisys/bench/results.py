@@ -261,15 +261,15 @@ def _driver() -> str | None:
 def _commit() -> tuple[str | None, bool | None]:
     """Commit of the checkout and whether files differ from it; None for what is not known.
 
-    A copy without its ``.git``, as on a bare GPU machine, can be told the commit by the environment variable
-    MINISYS_COMMIT; whether the copy differs from it is then unknown. Where git can answer, git is asked.
+    A copy without a readable ``.git``, as on a bare GPU machine, can be told the commit by the environment
+    variable MINISYS_COMMIT; whether the copy differs from it is then unknown. Git is asked where it answers.
     """
     root = paths.checkout()
     if root is None or not (root / ".git").exists() or shutil.which("git") is None:
         return os.environ.get("MINISYS_COMMIT") or None, None
     commit = _run(["git", "-C", str(root), "rev-parse", "--verify", "--quiet", "HEAD"])
     if not commit:
-        return None, None
+        return os.environ.get("MINISYS_COMMIT") or None, None
     # result files change with every run: they do not make the measured code another one
     code = ["--", ".", ":(exclude)benchmarks/results"]
     status = _run(["git", "-C", str(root), "status", "--porcelain", *code])

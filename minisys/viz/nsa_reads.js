@@ -78,14 +78,15 @@ const s = (tag, attributes = {}, ...children) => fill(document.createElementNS(S
 
 function slider(name, range, onInput) {
   const input = h("input", { type: "range", ...range, ...OWN_KEYS });
-  const output = h("output", { "aria-live": "off" }); // the slider itself tells its value
+  const output = h("output", { "aria-hidden": "true" }); // a screen reader hears the slider's own value
   input.addEventListener("input", () => onInput(input.valueAsNumber));
   const show = (value, text) => {
     input.value = value;
     output.value = text;
     input.setAttribute("aria-valuetext", text);
   };
-  return { label: h("label", {}, h("span", { class: "name" }, name, output), input), show };
+  // The output comes after the input: a label names the first element in it that can have one.
+  return { label: h("label", { class: "slider" }, h("span", {}, name), input, output), show };
 }
 
 function menu(name, entries, onInput) {
@@ -93,7 +94,7 @@ function menu(name, entries, onInput) {
   const select = h("select", OWN_KEYS, ...options);
   select.addEventListener("input", () => onInput(Number(select.value)));
   const show = (value) => (select.value = value);
-  return { label: h("label", {}, h("span", { class: "name" }, name), select), options, show };
+  return { label: h("label", {}, h("span", {}, name), select), options, show };
 }
 
 function makeControls(state, choice, update) {
@@ -218,8 +219,7 @@ function makeMap(state, onPick) {
       window: [`the last ${count(read.window, "token")}`, read.window],
     };
     for (const [row, [what, keys]] of Object.entries(says)) {
-      const name = s("tspan", { class: "name" }, NAMES[row]);
-      labels[row][0].replaceChildren(name, s("tspan", { class: "muted", dx: 7 }, what));
+      labels[row][0].replaceChildren(s("tspan", { class: "name" }, NAMES[row]), s("tspan", { class: "muted", dx: 7 }, what));
       labels[row][1].textContent = count(keys, "key");
     }
     const at = percent(position + 0.5);
@@ -338,7 +338,7 @@ function makeNumbers(state, choice, update) {
     });
     const where = choice.length ? `the end of ${number(choice.length)} tokens` : `position ${number(choice.position)}`;
     const more = `${(keys.dense / keys.nsa).toFixed(2)} times as many`;
-    const end = keys.nsa > keys.dense ? "fewer: this early the branches overlap" : more;
+    const end = keys.nsa > keys.dense ? "which is fewer: this early the branches overlap" : more;
     summary.value = `At ${where} NSA reads ${count(keys.nsa, "key")} and dense attention ${number(keys.dense)}, ${end}.`;
   };
   return { elements: [length.label, summary, h("table", {}, ...parts)], draw };

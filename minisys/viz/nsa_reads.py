@@ -5,7 +5,7 @@ query: the selection blocks in the order of their importance (arXiv 2502.11089, 
 importance in per cent. From this the page computes which blocks any top_n would read, and with the arithmetic
 of `minisys.nsa.costs` what any setting reads and costs. Nothing else of the model is in the page.
 
-Cost: one forward pass, without the attention of the last layer looked at; about 40 bytes of JSON for each
+Cost: one forward pass, without the attention of the last layer looked at; about 80 bytes of JSON for each
 query, layer and group at 4,096 tokens with blocks of 64 (170 kB for 256 queries, 4 layers and 2 groups).
 """
 
