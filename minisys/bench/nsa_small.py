@@ -30,7 +30,7 @@ from minisys.core.train import TrainConfig, save_weights, train
 from minisys.nsa import NSAConfig, compress, nsa_attention, select_blocks
 from minisys.nsa.compression import BlockCompressor
 from minisys.nsa.costs import compression_flops, sequence_flops, tokens_read
-from minisys.nsa.recall import selection_recall
+from minisys.nsa.recall import RULES, selection_recall
 from minisys.nsa.reference import compressed_mask
 from minisys.nsa.small import CONFIG, CONTEXT, SIZES, WEIGHTS, build_small, layer_branches, load_small
 
@@ -244,7 +244,7 @@ def recall_command(
         "context": CONTEXT,
         "files": list(by_file),
         "rules": means,
-        "nsa_recall_percent": 100 * means["nsa"]["recall"],
+        **{f"{rule}_recall_percent": 100 * means[rule]["recall"] for rule in RULES},
     }
     results.save("nsa-select", payload, "python -m minisys.bench.nsa_small recall", out, device=device)
 
