@@ -33,13 +33,18 @@
 # %%
 import matplotlib.pyplot as plt
 import torch
-
 from minisys.bench import results
 from minisys.core.data import load_corpus
 from minisys.nsa import NSAConfig, compress, nsa_attention, select_blocks
 from minisys.nsa.costs import query_bytes, sequence_flops, tokens_read
 from minisys.nsa.recall import block_mass, selection_recall
-from minisys.nsa.reference import block_overlap, compressed_mask, selected_mask, top_blocks, window_mask
+from minisys.nsa.reference import (
+    block_overlap,
+    compressed_mask,
+    selected_mask,
+    top_blocks,
+    window_mask,
+)
 from minisys.nsa.small import CONFIG, SIZES, layer_branches, load_small
 
 device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -73,7 +78,9 @@ print("   prompt   dense TFLOP   MB a written token")
 for length in (8192, 16384, 32768, 65536):
     pairs = length * (length + 1) // 2
     flops = 2 * (paper["d_qk"] + paper["d_v"]) * paper["hq"] * pairs
-    loaded = query_bytes(length - 1, NSAConfig(), d_qk=192, d_v=128, hk=4)["dense"]
+    loaded = query_bytes(length - 1, NSAConfig(), d_qk=192, d_v=128, hk=4)[
+        "dense"
+    ]
     print(f"{length:9,} {flops / 1e12:13.1f} {loaded / 1e6:20.1f}")
 
 # %% [markdown]
@@ -89,16 +96,36 @@ for length in (8192, 16384, 32768, 65536):
 # %%
 model = load_small().to(device)
 tokens = torch.tensor(list(text), device=device)[None]
-layers = layer_branches(model, tokens)  # what nsa_attention gets in each layer
+layers = layer_branches(
+    model, tokens
+)  # what nsa_attention gets in each layer
 scale = SIZES.head_dim**-0.5
-mass = torch.stack([block_mass(x["q"], x["k_slc"], CONFIG, scale)[0, t // 2 :] for x in layers])
-held = mass.sort(dim=-1, descending=True).values.cumsum(-1).mean(dim=(1, 2)).cpu()  # [layers, blocks]
+mass = torch.stack(
+    [
+        block_mass(x["q"], x["k_slc"], CONFIG, scale)[0, t // 2 :]
+        for x in layers
+    ]
+)
+held = (
+    mass.sort(dim=-1, descending=True)
+    .values.cumsum(-1)
+    .mean(dim=(1, 2))
+    .cpu()
+)  # [layers, blocks]
 
 # %% mystnb={"image": {"alt": "Line chart, one line a layer: share of attention mass held by the best 1 to 64 blocks. In one layer a few blocks hold nearly everything; in the others 16 of 64 blocks hold more than half."}}
 figure, axes = plt.subplots(figsize=(6.4, 3.2), layout="constrained")
-for layer, (line, marker) in enumerate(zip(held, "osD^", strict=True), start=1):
-    axes.plot(range(1, 65), line, marker=marker, markevery=8, label=f"layer {layer}")
-axes.set(xlabel="best blocks of a query (of at most 64)", ylabel="share of attention mass", ylim=(0, 1.02))
+for layer, (line, marker) in enumerate(
+    zip(held, "osD^", strict=True), start=1
+):
+    axes.plot(
+        range(1, 65), line, marker=marker, markevery=8, label=f"layer {layer}"
+    )
+axes.set(
+    xlabel="best blocks of a query (of at most 64)",
+    ylabel="share of attention mass",
+    ylim=(0, 1.02),
+)
 axes.axvline(CONFIG.top_n, color="gray", linestyle=":")
 axes.text(CONFIG.top_n + 0.7, 0.05, f"n = {CONFIG.top_n}")
 legend = axes.legend(frameon=False)
@@ -122,7 +149,13 @@ plt.show()
 
 # %%
 tiny = NSAConfig(
-    compress_block=4, compress_stride=2, select_block=4, top_n=2, initial_blocks=0, local_blocks=1, window=3
+    compress_block=4,
+    compress_stride=2,
+    select_block=4,
+    top_n=2,
+    initial_blocks=0,
+    local_blocks=1,
+    window=3,
 )
 
 
@@ -144,7 +177,9 @@ def show(mask, title):
 # To see the layout, let $\varphi$ be the mean and let the "keys" be the numbers 0 to 15:
 
 # %%
-keys = torch.arange(16.0, dtype=torch.float64)[None, :, None, None]  # [b, t, h, head_dim]
+keys = torch.arange(16.0, dtype=torch.float64)[
+    None, :, None, None
+]  # [b, t, h, head_dim]
 means = compress(keys, lambda blocks: blocks.mean(dim=-2), config=tiny)
 print(means.flatten().tolist())
 
@@ -155,7 +190,10 @@ print(means.flatten().tolist())
 # A query may read a block only if the block *ends* at or before it; otherwise the summary would tell it about the future.
 
 # %%
-show(compressed_mask(16, tiny), "rows: queries 0 to 15, columns: compressed blocks")
+show(
+    compressed_mask(16, tiny),
+    "rows: queries 0 to 15, columns: compressed blocks",
+)
 
 # %% [markdown]
 # The first three queries see no block at all, and for them this branch contributes exactly zero.
@@ -189,7 +227,9 @@ print(block_overlap(192, NSAConfig()).T)
 # Our tiny setting forces the query's own block and leaves one free choice:
 
 # %%
-importance = torch.tensor([0.1, 0.6, 0.2, 0.1]).expand(1, 16, 1, 4)  # the same for all 16 queries
+importance = torch.tensor([0.1, 0.6, 0.2, 0.1]).expand(
+    1, 16, 1, 4
+)  # the same for all 16 queries
 blocks = top_blocks(importance, tiny)
 print(blocks[0, :, 0].T)
 show(selected_mask(blocks, tiny)[0, 0, 0], "rows: queries, columns: tokens")
@@ -205,7 +245,10 @@ show(selected_mask(blocks, tiny)[0, 0, 0], "rows: queries, columns: tokens")
 # So they get a branch of their own, with keys and values of their own: the other two branches are then left with what is *not* near, and learn to look far.
 
 # %%
-show(window_mask(16, tiny), f"the last {tiny.window} tokens, the query's own included")
+show(
+    window_mask(16, tiny),
+    f"the last {tiny.window} tokens, the query's own included",
+)
 
 # %% [markdown]
 # ### All together
@@ -216,13 +259,25 @@ show(window_mask(16, tiny), f"the last {tiny.window} tokens, the query's own inc
 
 # %%
 generator = torch.Generator().manual_seed(0)
-draw = lambda *shape: torch.randn(*shape, generator=generator, dtype=torch.float64)
-everything = NSAConfig(4, 2, 4, top_n=4, window=16)  # 4 blocks of 4 tokens: all 16
+draw = lambda *shape: torch.randn(
+    *shape, generator=generator, dtype=torch.float64
+)
+everything = NSAConfig(
+    4, 2, 4, top_n=4, window=16
+)  # 4 blocks of 4 tokens: all 16
 q, k, v = draw(1, 16, 4, 8), draw(1, 16, 2, 8), draw(1, 16, 2, 8)
-only_selected = torch.tensor([0.0, 1.0, 0.0], dtype=torch.float64).expand(1, 16, 4, 3)
-sparse = nsa_attention(q, k[:, :7], v[:, :7], k, v, k, v, only_selected, config=everything)
+only_selected = torch.tensor([0.0, 1.0, 0.0], dtype=torch.float64).expand(
+    1, 16, 4, 3
+)
+sparse = nsa_attention(
+    q, k[:, :7], v[:, :7], k, v, k, v, only_selected, config=everything
+)
 dense = torch.nn.functional.scaled_dot_product_attention(
-    q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), is_causal=True, enable_gqa=True
+    q.transpose(1, 2),
+    k.transpose(1, 2),
+    v.transpose(1, 2),
+    is_causal=True,
+    enable_gqa=True,
 ).transpose(1, 2)
 assert (sparse - dense).norm() / dense.norm() < 1e-14
 print("selecting every block is dense attention")
@@ -250,14 +305,21 @@ from minisys.viz.nsa_reads import selected_blocks
 
 layer, group, position = 3, 1, 3071
 x = layer_branches(model, tokens.cpu())[layer]
-chosen = select_blocks(x["q"], x["k_cmp"], config=CONFIG, scale=scale)[0, position, group].tolist()
-assert selected_blocks(explorable.state, layer, group, position, CONFIG.top_n) == chosen
+chosen = select_blocks(x["q"], x["k_cmp"], config=CONFIG, scale=scale)[
+    0, position, group
+].tolist()
+assert (
+    selected_blocks(explorable.state, layer, group, position, CONFIG.top_n)
+    == chosen
+)
 read = tokens_read(position, CONFIG)
 print(
-    f"query {position:,}: {read.compressed} summaries, {read.selected} selected, {read.window} in the window"
+    f"query {position:,}: {read.compressed} summaries,"
+    f" {read.selected} selected, {read.window} in the window"
 )
 print(
-    f"{read.total} keys of {position + 1:,}: dense attention reads {(position + 1) / read.total:.1f} times as many"
+    f"{read.total} keys of {position + 1:,}:"
+    f" dense attention reads {(position + 1) / read.total:.1f} times as many"
 )
 
 # %% [markdown]
@@ -275,22 +337,42 @@ print(
 print("  context     NSA   ratio   of which compressed")
 for length in (8192, 16384, 32768, 65536):
     read = tokens_read(length - 1, NSAConfig())
-    print(f"{length:9,} {read.total:7,} {length / read.total:7.1f} {read.compressed:21,}")
+    print(
+        f"{length:9,} {read.total:7,} {length / read.total:7.1f} {read.compressed:21,}"
+    )
 
 # %% mystnb={"image": {"alt": "Two log-log charts against context length from 1k to 1M. Left: FLOPs of a prompt, right: bytes a written token. Dense is above NSA from about 2k on; at long contexts both NSA curves follow the compressed branch at one sixteenth of dense."}}
 lengths = [2**i for i in range(10, 21)]
 each = {"d_qk": 192, "d_v": 128}
-figure, (left, right) = plt.subplots(1, 2, figsize=(8, 3.4), layout="constrained")
-names = {"dense": "-", "nsa": "-", "compressed": "--", "selected": ":", "window": "-."}
+figure, (left, right) = plt.subplots(
+    1, 2, figsize=(8, 3.4), layout="constrained"
+)
+names = {
+    "dense": "-",
+    "nsa": "-",
+    "compressed": "--",
+    "selected": ":",
+    "window": "-.",
+}
 per_token = [query_bytes(n - 1, NSAConfig(), hk=4, **each) for n in lengths]
 prompts = lengths[:7]  # a sum over all queries: exact, so we stop at 64k
 whole = [sequence_flops(n, NSAConfig(), hq=64, **each) for n in prompts]
 for name, style in names.items():
     width = 2.2 if name in ("dense", "nsa") else 1.2
-    left.loglog(prompts, [f[name] for f in whole], style, linewidth=width, label=name)
-    right.loglog(lengths, [b[name] for b in per_token], style, linewidth=width, label=name)
+    left.loglog(
+        prompts, [f[name] for f in whole], style, linewidth=width, label=name
+    )
+    right.loglog(
+        lengths,
+        [b[name] for b in per_token],
+        style,
+        linewidth=width,
+        label=name,
+    )
 left.set(xlabel="prompt (tokens)", ylabel="FLOPs, one layer")
-right.set(xlabel="context (tokens)", ylabel="bytes a written token, one layer")
+right.set(
+    xlabel="context (tokens)", ylabel="bytes a written token, one layer"
+)
 legend = right.legend(frameon=False)
 plt.show()
 
@@ -321,11 +403,14 @@ plt.show()
 small = results.load("nsa-small")["results"]
 for name in ("nsa", "dense"):
     row = small[name]
-    print(f"{name:6} {row['parameters']:,} parameters   {row['bits_per_byte']:.3f} bits per byte")
+    print(
+        f"{name:6} {row['parameters']:,} parameters   {row['bits_per_byte']:.3f} bits per byte"
+    )
 lost = small["nsa"]["bits_per_byte"] / small["dense"]["bits_per_byte"] - 1
 print(
-    f"NSA is {100 * lost:.1f} % worse; {small['train_bytes'] / 1e6:.0f} million bytes; {results.hardware('nsa-small')}"
+    f"NSA is {100 * lost:.1f} % worse after {small['train_bytes'] / 1e6:.0f} million bytes"
 )
+print(results.hardware("nsa-small"))
 
 # %% [markdown]
 # It does here, in one run each, which is a hint and no verdict.
@@ -341,15 +426,24 @@ print(
 rules = results.value("nsa-select", "rules")
 order = ["quest", "local", "nsa", "random"]
 figure, axes = plt.subplots(figsize=(6.4, 2.9), layout="constrained")
-for offset, (measure, label) in enumerate((("recall", "recall"), ("mass", "mass read"))):
+for offset, (measure, label) in enumerate(
+    (("recall", "recall"), ("mass", "mass read"))
+):
     values = [100 * rules[rule][measure] for rule in order]
-    errors = [100 * rules[rule][f"{measure}_standard_error"] for rule in order]
+    errors = [
+        100 * rules[rule][f"{measure}_standard_error"] for rule in order
+    ]
     places = [i + 0.38 * offset for i in range(len(order))]
     bars = axes.bar(places, values, 0.36, yerr=errors, capsize=3, label=label)
     texts = axes.bar_label(bars, fmt="%.0f", padding=2)
 axes.axhline(92, color="gray", linestyle=":")
 axes.text(3.45, 92, "claimed: 92", va="bottom", ha="right")
-axes.set(ylabel="%", ylim=(0, 105), xticks=[i + 0.19 for i in range(4)], xticklabels=order)
+axes.set(
+    ylabel="%",
+    ylim=(0, 105),
+    xticks=[i + 0.19 for i in range(4)],
+    xticklabels=order,
+)
 legend = axes.legend(frameon=False, loc="upper center", ncols=2)
 plt.show()
 
@@ -361,16 +455,23 @@ plt.show()
 # And mean recall over four layers hides a trend, which you can recompute here on our file:
 
 # %% tags=["nbval-ignore-output"]
-measured = [selection_recall(x, CONFIG, scale) for x in layer_branches(model, tokens.cpu())]
+measured = [
+    selection_recall(x, CONFIG, scale)
+    for x in layer_branches(model, tokens.cpu())
+]
 for layer, row in enumerate(measured, start=1):
-    print(f"layer {layer}: recall " + "  ".join(f"{rule} {row[rule]['recall']:.2f}" for rule in order))
+    print(
+        f"layer {layer}: recall "
+        + "  ".join(f"{rule} {row[rule]['recall']:.2f}" for rule in order)
+    )
 
 # %%
 by_layer = rules["nsa"]["recall_by_layer"]
 for row, expected in zip(measured, by_layer, strict=True):
-    assert abs(row["nsa"]["recall"] - expected) < 0.1  # one file against the mean of twelve
+    # one file against the mean of twelve
+    assert abs(row["nsa"]["recall"] - expected) < 0.1
 assert by_layer == sorted(by_layer)
-print("recall rises from layer to layer:", [round(value, 2) for value in by_layer])
+print("rises from layer to layer:", [round(value, 2) for value in by_layer])
 
 # %% [markdown]
 # **How long must the window be?**
@@ -389,16 +490,27 @@ for local_blocks, marker in ((2, "o-"), (1, "s--")):
         label=f"{local_blocks} local block{'s' if local_blocks > 1 else ''}",
     )
 axes.set_xscale("log", base=2)
-axes.set(xlabel="window (tokens)", ylabel="bits per byte", xticks=[1, 16, 32, 64, 128, 512])
+axes.set(
+    xlabel="window (tokens)",
+    ylabel="bits per byte",
+    xticks=[1, 16, 32, 64, 128, 512],
+)
 axes.set_xticklabels([1, 16, 32, 64, 128, 512])
 legend = axes.legend(frameon=False)
 plt.show()
 
 # %%
-loss = {row["window"]: row["bits_per_byte"] for row in rows if row["local_blocks"] == 2}
+loss = {
+    row["window"]: row["bits_per_byte"]
+    for row in rows
+    if row["local_blocks"] == 2
+}
 best = min(loss, key=loss.get)
-print(f"best window: {best}; a window of 16 is {loss[16] - loss[best]:.3f} bits per byte behind, ", end="")
-print(f"a window of 1 {loss[1] - loss[best]:.2f}, a window of 512 {loss[512] - loss[best]:.2f}")
+print(f"best window: {best}")
+for window in (16, 1, 512):
+    print(
+        f"window {window:3}: {loss[window] - loss[best]:.3f} bits per byte worse"
+    )
 
 # %% [markdown]
 # Some window is needed, 16 bytes do nearly as well as 32, and a long one *hurts* within these few steps.
@@ -447,7 +559,7 @@ for row in results.value("nsa-cmp-gpu", "rows"):
 # $\lfloor(4096-32)/16\rfloor + 1 = 255$ summaries, $8 \cdot 64 = 512$ selected tokens, $128$ in the window: 895 keys, 21.9 % of 4,096.
 # ````
 
-# %%
+# %% tags=["hide-input"]
 read = tokens_read(4095, NSAConfig(top_n=8, window=128))
 assert (read.compressed, read.selected, read.window) == (255, 512, 128)
 assert round(100 * read.total / 4096, 1) == 21.9
@@ -465,11 +577,10 @@ assert round(100 * read.total / 4096, 1) == 21.9
 # NSA is cheaper once $p + 1 > n_\text{cmp} + n_\text{slc} + 512$, which first holds at position 1,600 by the exact count, and for good from there on.
 # ````
 
-# %%
+# %% tags=["hide-input"]
 cheaper = [tokens_read(p, NSAConfig()).total < p + 1 for p in range(4096)]
-print(
-    "first cheaper at position", cheaper.index(True), "and for good from", 4096 - cheaper[::-1].index(False)
-)
+assert cheaper.index(True) == 1600
+assert all(cheaper[1600:])
 
 # %% [markdown]
 # ````{exercise} Read equation 9 literally
@@ -485,8 +596,10 @@ print(
 # The formula is shifted by almost a whole block; reading it by overlap mends that.
 # ````
 
-# %%
-literal = [[4 * j - m - n for m in range(4) for n in range(2)] for j in range(2)]
+# %% tags=["hide-input"]
+literal = [
+    [4 * j - m - n for m in range(4) for n in range(2)] for j in range(2)
+]
 assert sorted(set(literal[0])) == [-4, -3, -2, -1, 0]
 assert {1, 2, 3} <= set(literal[1])
 assert block_overlap(192, NSAConfig())[:5, 0].tolist() == [2, 2, 2, 1, 0]
@@ -505,7 +618,7 @@ assert block_overlap(192, NSAConfig())[:5, 0].tolist() == [2, 2, 2, 1, 0]
 # The price is that blocks no longer overlap, so what lies across an edge is in no summary whole.
 # ````
 
-# %%
+# %% tags=["hide-input"]
 read = tokens_read(65535, NSAConfig(compress_block=32, compress_stride=32))
 assert (read.compressed, read.total) == (2048, 3584)
 assert round(65536 / read.total, 1) == 18.3
@@ -524,7 +637,7 @@ assert round(65536 / tokens_read(65535, NSAConfig()).total, 1) == 11.6
 # With 64 choices instead of 4 it would be 16 times as much, 41.9 MB: a quarter of what dense attention loads, 167.8 MB.
 # ````
 
-# %%
+# %% tags=["hide-input"]
 loaded = query_bytes(65535, NSAConfig(), d_qk=192, d_v=128, hk=4)
 assert round(loaded["selected"] / 1e6, 1) == 2.6
 assert round(16 * loaded["selected"] / 1e6, 1) == 41.9
