@@ -24,10 +24,12 @@ import torch
 import typer
 
 from minisys.bench import results
+from minisys.bench.nsa_checks import check_paths
+from minisys.bench.timing import median_seconds
 from minisys.core.data import Corpus, load_corpus
 from minisys.core.decoder import Decoder
 from minisys.core.train import TrainConfig, save_weights, train
-from minisys.nsa import NSAConfig, compress, nsa_attention, select_blocks
+from minisys.nsa import NSAConfig, compress
 from minisys.nsa.compression import BlockCompressor
 from minisys.nsa.costs import compression_flops, sequence_flops, tokens_read
 from minisys.nsa.recall import RULES, selection_recall
@@ -56,42 +58,6 @@ RECALL_FILES = 12  # held-out files, the first CONTEXT bytes of each
 
 Device = Annotated[str, typer.Option(help="cpu or cuda")]
 Runs = Annotated[Path, typer.Option(help="folder for checkpoints and logs")]
-
-
-def check_paths(device: str) -> dict[str, float]:
-    """Relative errors on `device` against the float64 reference on the CPU, with fresh random inputs.
-
-    Output and all gradients together: the reference in float64, and PyTorch's fused attention in float32 and
-    bfloat16 at the same block numbers. Raises ValueError where one is larger than its arithmetic explains.
-    """
-    generator = torch.Generator().manual_seed(time.time_ns() % 2**31)
-    t, tc = 700, CONFIG.num_compressed(700)
-    shapes = {"q": (t, 4, 32), "k_cmp": (tc, 2, 32), "v_cmp": (tc, 2, 16), "gates": (t, 4, 3)}
-    shapes |= {"k_slc": (t, 2, 32), "v_slc": (t, 2, 16), "k_win": (t, 2, 32), "v_win": (t, 2, 16)}
-    drawn = {k: torch.randn(2, *s, generator=generator, dtype=torch.float64) for k, s in shapes.items()}
-    drawn["gates"] = drawn["gates"].sigmoid()
-    blocks = select_blocks(drawn["q"], drawn["k_cmp"], config=CONFIG)
-
-    def run(where: str, backend: str, dtype: torch.dtype) -> torch.Tensor:
-        inputs = {k: v.to(where, dtype, copy=True).requires_grad_() for k, v in drawn.items()}
-        out = nsa_attention(**inputs, config=CONFIG, block_indices=blocks.to(where), backend=backend)
-        out.square().sum().backward()
-        return torch.cat(
-            [x.detach().double().cpu().flatten() for x in (out, *(i.grad for i in inputs.values()))]
-        )
-
-    expected = run("cpu", "reference", torch.float64)
-    errors = {}
-    for backend, dtype, limit in (
-        ("reference", torch.float64, 1e-13),
-        ("sdpa", torch.float32, 1e-5),
-        ("sdpa", torch.bfloat16, 2e-2),
-    ):
-        name = f"{backend}_{str(dtype).removeprefix('torch.')}"
-        errors[name] = ((run(device, backend, dtype) - expected).norm() / expected.norm()).item()
-        if not errors[name] < limit:
-            raise ValueError(f"device: got {name} error {errors[name]:.1e} on {device}, expected < {limit}")
-    return errors
 
 
 @torch.no_grad()
@@ -247,26 +213,6 @@ def recall_command(
         **{f"{rule}_recall_percent": 100 * means[rule]["recall"] for rule in RULES},
     }
     results.save("nsa-select", payload, "python -m minisys.bench.nsa_small recall", out, device=device)
-
-
-def median_seconds(function, device: str, repeats: int = 9) -> float:
-    """Median wall time of `function()` after two warm-up calls; device events on a GPU."""
-    times = []
-    for index in range(repeats + 2):
-        if device == "cuda":
-            begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-            begin.record()
-            function()
-            end.record()
-            torch.cuda.synchronize()
-            seconds = begin.elapsed_time(end) / 1e3
-        else:
-            start = time.perf_counter()
-            function()
-            seconds = time.perf_counter() - start
-        if index >= 2:
-            times.append(seconds)
-    return sorted(times)[len(times) // 2]
 
 
 @torch.no_grad()

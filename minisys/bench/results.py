@@ -2,7 +2,8 @@
 
 Every number in the book comes from such a file. One run of one command writes one file,
 ``benchmarks/results/NAME.json``, with `save`; a chapter, a figure or the claims ledger reads it back with
-`value` and says where it was measured with `hardware`::
+`value` (a number), `rows` and `series` (what a figure draws), and says where it was measured with `hardware`
+or `provenance`::
 
     {"schema": 1, "name": …, "created": …, "command": …, "device": "cpu" or "cuda",
      "hardware": {"cpu": {…}, "gpu": {…} or null}, "driver": …, "versions": {…},
@@ -16,7 +17,7 @@ import platform
 import re
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -155,6 +156,70 @@ def hardware(name: str, directory: str | Path | None = None) -> str:
     return f"{_count(gpu['count'])} {gpu['name']}, {torch_version}{triton}"
 
 
+def provenance(name: str, directory: str | Path | None = None) -> str:
+    """A sentence for below a figure: hardware and versions, the command, the day and the commit."""
+    document = load(name, directory)
+    commit = f", commit {document['commit'][:12]}" if document["commit"] else ""
+    if commit and document["dirty"]:
+        commit += " with uncommitted changes"
+    day = document["created"][:10]
+    return f"Measured on {hardware(name, directory)}, with `{document['command']}`, {day}{commit}."
+
+
+def rows(name: str, directory: str | Path | None = None, **where: object) -> list[dict]:
+    """The rows of result file `name`, as a list of mappings; with `where`, those that have these values.
+
+    ``rows("nsa-speed-gpu", direction="forward", t=65536)``. Rows that could not be measured are among them:
+    they have a ``reason`` and no ``median_ms``.
+
+    Raises ValueError for a file without rows, and for a column that no row has.
+    """
+    held = load(name, directory)["results"].get("rows")
+    found = list(held.values()) if isinstance(held, dict) else held
+    table = isinstance(found, list) and all(isinstance(row, dict) for row in found)
+    check(table, f"rows of {name}", type(held).__name__, "a list or a mapping of rows")
+    columns = _columns(found)
+    for column in where:
+        check(column in columns, "where", repr(column), f"a column of {name}: {_listing(columns)}")
+    return [row for row in found if all(key in row and row[key] == got for key, got in where.items())]
+
+
+def series(
+    name: str, x: str, y: str, directory: str | Path | None = None, **where: object
+) -> tuple[list, list]:
+    """What a line of a figure draws: columns `x` and `y` of `rows`, by rising x, without rows that lack one.
+
+    ``series("nsa-speed-gpu", "t", "median_ms", case="sdpa-flash", direction="forward")``. Raises as `rows`.
+    """
+    found, columns = rows(name, directory, **where), _columns(rows(name, directory))
+    for column, argument in ((x, "x"), (y, "y")):
+        check(column in columns, argument, repr(column), f"a column of {name}: {_listing(columns)}")
+    points = sorted((row[x], row[y]) for row in found if row.get(x) is not None and row.get(y) is not None)
+    return [point[0] for point in points], [point[1] for point in points]
+
+
+def writable_target(name: str, directory: str | Path | None = None) -> Path:
+    """Where `save` will put `name`, checked before anything is measured.
+
+    Stricter than `save`, which replaces a file of an older schema: a long run shall not end by replacing
+    numbers that this version cannot read, and so cannot show beside the new ones.
+
+    Raises ValueError where the folder is a file or the path holds something other than a result file of that
+    name and schema.
+    """
+    _check_name(name)
+    folder = _writable_directory(directory)
+    in_the_way = next((part for part in (folder, *folder.parents) if part.exists()), None)
+    check(in_the_way is None or in_the_way.is_dir(), "directory", f"the file {in_the_way}", "a folder")
+    path = folder / f"{name}.json"
+    if path.exists():
+        _check_replaceable(path, name)
+        schema = _read(path).get("schema")
+        expected = f"{SCHEMA_VERSION}; move it away or name another folder; nothing was overwritten"
+        check(schema == SCHEMA_VERSION, f"{path}: schema", repr(schema), expected)
+    return path
+
+
 def versions() -> dict[str, str | None]:
     """Versions of Python and of the libraries that decide speed and numbers; None for one not installed."""
     found: dict[str, str | None] = {"python": platform.python_version()}
@@ -216,7 +281,11 @@ def _problems(node: object, place: str) -> Iterator[str]:
         yield f"{type(node).__name__} at {place}"
 
 
-def _listing(keys: object) -> str:
+def _columns(rows_read: list[dict]) -> list[str]:
+    return list(dict.fromkeys(column for row in rows_read for column in row))
+
+
+def _listing(keys: Iterable[object]) -> str:
     shown = [str(key) for key in keys]
     return ", ".join(shown[:20]) + (" …" if len(shown) > 20 else "") if shown else "there is none"
 

@@ -246,3 +246,68 @@ def test_data_is_found_in_a_checkout_and_in_a_wheel(tmp_path, monkeypatch):
     assert (
         results.save("nsa-window", PAYLOAD, "run") == tmp_path / "benchmarks" / "results" / "nsa-window.json"
     )
+
+
+# --- rows and series for figures --------------------------------------------------------------------------
+
+ROWS = {
+    "a-16": {"case": "a", "t": 16, "median_ms": 2.0},
+    "a-8": {"case": "a", "t": 8, "median_ms": 1.0},
+    "a-32": {"case": "a", "t": 32, "reason": "out of memory"},
+    "b-8": {"case": "b", "t": 8, "median_ms": 4.0},
+}
+
+
+@pytest.fixture(params=["mapping", "list"])
+def measured(tmp_path, request):
+    """A result file with rows by key, and one with a list of rows as older commands write it."""
+    rows = ROWS if request.param == "mapping" else list(ROWS.values())
+    results.save("nsa-speed", {"rows": rows}, "minisys bench nsa", tmp_path)
+    return tmp_path
+
+
+def test_rows_come_back_as_a_list_and_can_be_chosen(measured):
+    assert results.rows("nsa-speed", measured) == list(ROWS.values())
+    assert results.rows("nsa-speed", measured, case="a", t=8) == [ROWS["a-8"]]
+    assert results.rows("nsa-speed", measured, case="c") == []
+
+
+def test_a_series_rises_and_leaves_out_what_was_not_measured(measured):
+    assert results.series("nsa-speed", "t", "median_ms", measured, case="a") == ([8, 16], [1.0, 2.0])
+    assert results.series("nsa-speed", "t", "median_ms", measured, case="c") == ([], [])
+
+
+def test_an_unknown_column_is_named_with_those_that_exist(measured):
+    columns = "case, t, median_ms, reason"
+    with pytest.raises(ValueError, match=f"where: got 'casse', expected a column of nsa-speed: {columns}"):
+        results.rows("nsa-speed", measured, casse="a")
+    with pytest.raises(ValueError, match=f"y: got 'ms', expected a column of nsa-speed: {columns}"):
+        results.series("nsa-speed", "t", "ms", measured, case="a")
+
+
+def test_a_file_without_rows_is_refused(folder):
+    with pytest.raises(ValueError, match="rows of nsa-window: got NoneType, expected a list or a mapping"):
+        results.rows("nsa-window", folder)
+
+
+def test_provenance_is_a_sentence(folder):
+    rewrite(folder, commit="0123456789abcdef", dirty=False, created="2026-01-02T03:04:05+00:00")
+    where = results.hardware("nsa-window", folder)
+    sentence = f"Measured on {where}, with `minisys bench nsa`, 2026-01-02, commit 0123456789ab"
+    assert results.provenance("nsa-window", folder) == f"{sentence}."
+    rewrite(folder, dirty=True)
+    assert results.provenance("nsa-window", folder) == f"{sentence} with uncommitted changes."
+    rewrite(folder, commit=None)
+    assert results.provenance("nsa-window", folder).endswith("`minisys bench nsa`, 2026-01-02.")
+
+
+def test_the_target_of_a_run_is_checked_before_it_starts(folder, tmp_path):
+    assert results.writable_target("nsa-window", folder) == folder / "nsa-window.json"
+    assert results.writable_target("nsa-other", folder / "new" / "deep").parent == folder / "new" / "deep"
+    assert not (folder / "new").exists()
+    rewrite(folder, schema=0)
+    with pytest.raises(ValueError, match="schema: got 0, expected 1; move it away or name another folder"):
+        results.writable_target("nsa-window", folder)
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(ValueError, match=r"directory: got the file .*file, expected a folder"):
+        results.writable_target("nsa-window", tmp_path / "file" / "below")
