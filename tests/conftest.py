@@ -1,12 +1,21 @@
 """Shared fixtures. The suite runs with jaxtyping's runtime check of every annotated signature."""
 
+import importlib.util
+import os
+
 import jaxtyping
 import pytest
 import torch
 
-jaxtyping.install_import_hook(
-    "minisys", "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))"
-)
+# A bare GPU machine has no beartype; the kernels' tests run there without the check.
+if importlib.util.find_spec("beartype"):
+    jaxtyping.install_import_hook(
+        "minisys", "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))"
+    )
+
+# Without a GPU the kernels run in Triton's interpreter. Triton looks when it is first imported: after this.
+if not torch.cuda.is_available():
+    os.environ.setdefault("TRITON_INTERPRET", "1")
 
 torch.set_num_threads(1)  # xdist runs one worker a core; results must not depend on the thread count
 

@@ -1,11 +1,13 @@
 """The public calls of native sparse attention: `nsa_attention` and `select_blocks`.
 
 They check every argument, split packed sequences and choose the path: `backend="reference"` is the
-oracle in plain PyTorch (reference.py), `"sdpa"` hands its masks to PyTorch's fused attention (fused.py), and
-`"auto"` is the reference until there are kernels.
+oracle in plain PyTorch (reference.py), `"sdpa"` hands its masks to PyTorch's fused attention (fused.py),
+`"triton"` computes the selected branch in a kernel, forward only (kernels/), and `"auto"` is the reference
+until the kernels have a backward pass.
 """
 
 import math
+from collections.abc import Callable
 
 import torch
 from jaxtyping import Float, Int
@@ -53,7 +55,8 @@ def nsa_attention(
         block_indices: blocks each query reads ``[b, t, hk, n]``, numbered from 0 within the query's own
             sequence, -1 for none; computed by `select_blocks` unless given. Order does not matter,
             a repeated block counts once, and tokens after the query are never read.
-        backend: ``"auto"``, ``"reference"``, ``"sdpa"`` or ``"triton"``.
+        backend: ``"auto"``, ``"reference"``, ``"sdpa"`` or ``"triton"``. The last wants float32, float16 or
+            bfloat16 tensors on a CUDA GPU (or Triton's interpreter) that require no gradient.
 
     Returns:
         ``[b, t, hq, d_v]`` in the dtype of `q`. A branch that sees nothing contributes exactly zero.
@@ -62,7 +65,7 @@ def nsa_attention(
         ValueError: an argument does not fit, or the backend cannot run here.
     """
     _check_inputs(q, k_cmp, v_cmp, k_slc, v_slc, k_win, v_win, gates)
-    _check_backend(backend, q)
+    path = _path(backend, q)
     bounds = sequence_bounds(cu_seqlens, q)
     spans = _compressed_spans(bounds, k_cmp, config)
     if block_indices is not None:
@@ -72,7 +75,7 @@ def nsa_attention(
     for (start, end), (first, last) in zip(bounds, spans, strict=True):
         tokens, blocks = slice(start, end), slice(first, last)
         outputs.append(
-            PATHS[backend](
+            path(
                 q[:, tokens],
                 k_cmp[:, blocks],
                 v_cmp[:, blocks],
@@ -219,10 +222,22 @@ def _check_block_indices(
         )
 
 
-def _check_backend(backend: str, q: Tensor) -> None:
+def _path(backend: str, q: Tensor) -> Callable[..., Tensor]:
+    """The function that computes one unpacked batch; checks that it can run on tensors like `q`."""
     check_choice("backend", backend, BACKENDS)
-    if backend == "triton":
-        raise ValueError(
-            f"backend: got 'triton' for tensors on {q.device}, expected 'auto', 'reference' or 'sdpa': "
-            + ("this version has no Triton kernels yet" if q.is_cuda else "Triton needs a CUDA GPU")
-        )
+    if backend != "triton":
+        return PATHS[backend]
+    expected = "'auto', 'reference' or 'sdpa'"
+    try:  # the kernels import Triton, which is not everywhere: only when they are asked for
+        from minisys.nsa.kernels.attention import nsa_triton
+        from minisys.nsa.kernels.tiles import DTYPES, INTERPRETED
+    except ImportError as error:
+        raise ValueError(f"backend: got 'triton', expected {expected} ({error})") from error
+    check(
+        (q.is_cuda or bool(INTERPRETED)) and q.dtype in DTYPES,
+        "backend",
+        f"'triton' for {q.dtype} tensors on {q.device}",
+        f"{expected}; Triton needs float32, float16 or bfloat16 tensors on a CUDA GPU, or TRITON_INTERPRET=1 "
+        "in the environment before it is imported",
+    )
+    return nsa_triton
