@@ -26,8 +26,15 @@ class StepSkipped(Exception):  # noqa: N818 (it is no error)
 
 
 def lint() -> bool:
-    """ruff: errors and format"""
-    return all([run(PYTHON, "-m", "ruff", "check", "."), run(PYTHON, "-m", "ruff", "format", "--check", ".")])
+    """ruff: errors and format; types; spelling and links"""
+    return all(
+        [
+            run(PYTHON, "-m", "ruff", "check", "."),
+            run(PYTHON, "-m", "ruff", "format", "--check", "."),
+            run(PYTHON, "-m", "mypy", "--config-file", "tools/mypy.ini"),
+            run(PYTHON, "tools/prose.py"),
+        ]
+    )
 
 
 def notebooks() -> bool:

@@ -86,7 +86,7 @@ def check_link(file: Path, line: int, target: str) -> Iterator[str]:
             yield f"{place}: {target} is no address of the form https://host.name/…"
         return
     path, _, fragment = target.partition("#")
-    if path and "." not in path and "/" not in path and file.parent != ROOT:
+    if file.parent != ROOT and "." not in path and "/" not in path:
         return  # a label of the book
     aim = (file.parent / unquote(path)).resolve() if path else file
     if not aim.is_relative_to(ROOT) or aim.relative_to(ROOT).parts[:1] in [(name,) for name in BUILT]:
