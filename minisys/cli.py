@@ -1,7 +1,10 @@
-"""The command line: ``minisys info`` and ``minisys claims``.
+"""The command line: ``minisys info``, ``minisys claims``, ``minisys bench`` and ``minisys grade``.
 
 A bad argument or a broken file is one line on standard error and exit status 2, never a traceback.
 """
+
+from pathlib import Path
+from typing import Annotated
 
 import typer
 from rich.console import Console
@@ -10,8 +13,9 @@ from rich.table import Table
 from typer.core import TyperGroup
 
 from minisys import claims as ledger_module
-from minisys.bench import results
+from minisys.bench import command, results
 from minisys.core import paths
+from minisys.grade import command as grade_command
 
 
 class Commands(TyperGroup):
@@ -71,6 +75,30 @@ def claims(
         _show_table(ledger)
     if check:
         typer.echo(f"{len(ledger)} claims, none broken: {_summary(ledger)}")
+
+
+@app.command()
+def bench(
+    topic: Annotated[str, typer.Argument(help=", ".join(command.TOPICS), show_default=False)],
+    quick: Annotated[bool, typer.Option("--quick", help="small sizes, under a minute on two cores")] = False,
+    device: Annotated[
+        str | None, typer.Option(help="cpu or cuda; by default the GPU where there is one")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="folder of the result file; by default benchmarks/results")
+    ] = None,
+    minutes: Annotated[
+        float, typer.Option(help="start no row that would end later; run again for the rest")
+    ] = command.MINUTES,
+) -> None:
+    """Check a topic's code against float64, then time it beside other libraries and write a result file."""
+    raise typer.Exit(command.bench(topic, quick=quick, device=device, out=out, minutes=minutes))
+
+
+@app.command(context_settings={"ignore_unknown_options": True}, add_help_option=False)
+def grade(words: Annotated[list[str] | None, typer.Argument(metavar="ARGUMENTS")] = None) -> None:
+    """Grade an assignment: a folder, a class of folders, or the assignment itself."""
+    raise typer.Exit(grade_command.run(words or []))  # it reads its own options, for machines without typer
 
 
 def _show_table(ledger: ledger_module.Ledger) -> None:

@@ -60,7 +60,7 @@ class DecoderConfig:
     norm_eps: float = 1e-6
     tie_embeddings: bool = True
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for field in ("vocab_size", "dim", "num_layers", "mlp_dim"):
             check_positive_int(field, getattr(self, field))
         check_heads(self.num_heads, self.num_kv_heads, self.head_dim)
@@ -234,7 +234,9 @@ class Block(nn.Module):
         self.mlp_norm = RMSNorm(config.dim, config.norm_eps)
         self.mlp = mlp
 
-    def forward(self, x: Float[Tensor, "b t dim"], positions: Int[Tensor, " t"], cache=None):
+    def forward(
+        self, x: Float[Tensor, "b t dim"], positions: Int[Tensor, " t"], cache: object = None
+    ) -> Float[Tensor, "b t dim"]:
         x = x + self.attention(self.attention_norm(x), positions, cache=cache)
         return x + self.mlp(self.mlp_norm(x))
 
@@ -270,7 +272,7 @@ class Decoder(nn.Module):
                 self._build(attention, mlp, linear)
 
     @torch.no_grad()
-    def _build(self, attention, mlp, linear) -> None:
+    def _build(self, attention: Callable, mlp: Callable, linear: Callable) -> None:
         config = self.config
         heads = (config.num_heads, config.num_kv_heads, config.head_dim)
         self.embedding = nn.Embedding(config.vocab_size, config.dim)

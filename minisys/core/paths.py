@@ -21,3 +21,9 @@ def results_directory() -> Path:
     """The result files: ``benchmarks/results`` in a checkout, ``minisys/_data/results`` in a wheel."""
     root = checkout()
     return root / "benchmarks" / "results" if root else _PACKAGE / "_data" / "results"
+
+
+def assignments_directory() -> Path:
+    """The assignments: ``assignments`` in a checkout, ``minisys/_data/assignments`` in a wheel."""
+    root = checkout()
+    return root / "assignments" if root else _PACKAGE / "_data" / "assignments"

@@ -87,7 +87,7 @@ class TrainConfig:
     eval_batches: int = 4
     amp: str | None = None
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for field in ("steps", "batch", "t", "checkpoint_every", "log_every", "eval_batches"):
             check_positive_int(field, getattr(self, field))
         if self.eval_every is not None:
