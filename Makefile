@@ -4,15 +4,16 @@
 SHELL := bash
 PYTHON ?= python3
 PORT ?= 8000
+TOPIC ?= nsa
 BIN := .venv/bin
 # The steps that `make test` runs; empty means all. `make test STEPS="lint unit"`
 STEPS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help install book test lab read notebooks lint lock clean
+.PHONY: help install book test test-gpu bench lab read notebooks lint lock clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 install: ## make .venv and install the exact lock (the others call it)
 	@command -v $(PYTHON) > /dev/null || \
@@ -30,6 +31,12 @@ book: install ## build the HTML book into _build/html
 
 test: install ## run every check; STEPS="lint unit" runs some
 	@$(BIN)/python tools/check.py $(STEPS)
+
+test-gpu: install ## run the kernels' tests compiled, on this machine's GPU
+	@$(BIN)/python tools/gpu_check.py
+
+bench: install ## measure a topic and write its result file, TOPIC=nsa
+	@$(BIN)/minisys bench $(TOPIC)
 
 lab: install ## open the notebooks in JupyterLab, on this machine only
 	@$(BIN)/jupyter lab --ip=127.0.0.1 --notebook-dir=notebooks $(if $(filter 0,$(shell id -u)),--allow-root)

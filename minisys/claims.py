@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from minisys.bench import results
 from minisys.core import paths
@@ -286,7 +287,7 @@ def _schema_errors(document: dict) -> list:
     return list(validator.iter_errors(document))
 
 
-def _explain(error, document: dict) -> str:
+def _explain(error: Any, document: dict) -> str:
     """One line for a schema error: row, field, got, expected."""
     where = list(error.absolute_path)
     row = ""

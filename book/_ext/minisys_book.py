@@ -23,6 +23,8 @@ from sphinx.util.docutils import SphinxDirective
 
 HOSTS = ("github.com", "gitlab.com", "bitbucket.org")  # those whose edit links the theme can write
 
+CORPUS = "sympy==1.14.0"  # a hosted machine may hold another, which would be another corpus
+
 START_PAGE = """\
 <!DOCTYPE html>
 <html lang="en">
@@ -96,7 +98,7 @@ class RepositoryNote(SphinxDirective):
                 ". The rocket button above a chapter opens its notebook on a hosted service. "
                 "On Colab, first run a cell with "
             )
-            command = f"%pip install git+{url}"
+            command = f'%pip install git+{url} "{CORPUS}"'
             paragraph += [nodes.literal(command, command), nodes.Text(".")]
         else:
             paragraph += nodes.Text(

@@ -14,6 +14,7 @@ import re
 from functools import cached_property
 from html import escape
 from pathlib import Path
+from typing import Any
 
 from minisys.core.checks import check
 
@@ -101,7 +102,7 @@ class Explorable:
         )
 
     @cached_property
-    def widget(self):
+    def widget(self) -> Any:
         """The live form, an ``anywidget.AnyWidget``; its `computed` is what the figure shows right now.
 
         Raises:

@@ -13,6 +13,7 @@ import base64
 from collections.abc import Sequence
 from dataclasses import asdict
 from html import escape
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -121,7 +122,7 @@ def nsa_reads_state(
     }
 
 
-def selected_blocks(state: dict[str, object], layer: int, group: int, position: int, top_n: int) -> list[int]:
+def selected_blocks(state: dict[str, Any], layer: int, group: int, position: int, top_n: int) -> list[int]:
     """Blocks that the stored model reads, ascending: what `select_blocks` says, from the stored ranks.
 
     Args:
@@ -219,7 +220,7 @@ ROWS = {"dense": (38, 10), "compressed": (79, 12), "selected": (122, 32), "windo
 """(top, height) of the rows of the map in pixels, the same as in nsa_reads.js."""
 
 
-def static_picture(state: dict[str, object]) -> str:
+def static_picture(state: dict[str, Any]) -> str:
     """The map of the query that the page starts with, as SVG, for before scripts run.
 
     Horizontal places are per cent of the width, so that the text keeps its size on a phone.
@@ -234,7 +235,7 @@ def static_picture(state: dict[str, object]) -> str:
     query = (position + 1) // state["query_step"] - 1
     percent = base64.b64decode(state["importance"][state["layers"].index(layer)][group][query])
     spans = {j: (j * size, min((j + 1) * size, position + 1)) for j in range(len(percent))}
-    shapes = {
+    shapes: dict[str, dict[str, list]] = {
         "dense": {"dense": [(0, position + 1, 0)]},
         "compressed": {"compressed": [(middle - stride / 4, middle + stride / 4, 0) for middle in middles]},
         "selected": {

@@ -33,12 +33,6 @@ CHROMIUM_OPTIONS = [
     "--disable-sync",
 ]
 
-# What the theme is known to write to the console. Nothing else is forgiven.
-NOISE = (
-    "Identifier 'THEBE_JS_URL' has already been declared",
-    "invalid theme mode",
-)
-
 SETTLE = """async () => {
     await document.fonts.ready;
     await window.MathJax?.startup?.promise;
@@ -149,59 +143,83 @@ def is_inside(address: str, base: str) -> bool:
 
 
 @contextlib.contextmanager
-def new_context(browser: Browser, base: str, **options: object) -> Iterator[BrowserContext]:
-    """A fresh browser profile for the book at ``base``; options are Playwright's, such as ``viewport``."""
-    fresh = browser.new_context(base_url=f"{base}/", service_workers="block", **options)
+def new_context(browser: Browser, **options: object) -> Iterator[BrowserContext]:
+    """A fresh browser profile; options are Playwright's, such as ``viewport``."""
+    fresh = browser.new_context(service_workers="block", **options)
     with contextlib.closing(fresh) as context:
         yield context
+
+
+class Tab:
+    """A browser tab that shows one page after the other, and lists what goes wrong with the one it shows.
+
+    One tab for many pages takes a quarter of the time of a tab for each: Chromium keeps the process, and in
+    it the compiled scripts.
+    """
+
+    def __init__(self, page: Page) -> None:
+        self.page = page
+        self.base = ""
+        self.problems: list[str] = []
+        page.on("request", lambda request: self._on_request(request.url))
+        page.on("websocket", lambda socket: self._on_request(socket.url))
+        page.on("response", self._on_response)
+        page.on("console", self._on_console)
+        page.on("pageerror", lambda error: self.problems.append(f"script error: {error.message}"))
+
+    def look(self, width: int, theme: str, media: str = "screen") -> None:
+        """What the next page meets: a window of that many pixels, and a system that is light or dark."""
+        self.page.set_viewport_size({"width": width, "height": 900})
+        # Without transitions no check sees a colour that is still on its way.
+        self.page.emulate_media(color_scheme=theme, media=media, reduced_motion="reduce")
+
+    def visit(self, address: str, base: str, patience: int = 10_000) -> None:
+        """Open a page and let it settle; from then on `problems` is about this page.
+
+        patience: milliseconds in which the page's explorables have to start.
+        """
+        self.base, self.problems = base, []
+        self.page.goto(address, wait_until="load")
+        self.page.evaluate(SETTLE)
+        try:
+            self.page.wait_for_function(STARTED, timeout=patience)
+        except PlaywrightTimeout:
+            self.problems.append("an explorable did not start")
+
+    def _on_request(self, target: str) -> None:
+        if not is_inside(target, self.base):
+            self.problems.append(f"request leaves the book: {target}")
+
+    def _on_response(self, answer: Response) -> None:
+        if answer.status >= 400:
+            self.problems.append(f"HTTP {answer.status}: {answer.url}")
+
+    def _on_console(self, line: ConsoleMessage) -> None:
+        if line.type == "error":
+            self.problems.append(f"console error: {line.text}")
+
+
+@contextlib.contextmanager
+def open_tab(context: BrowserContext) -> Iterator[Tab]:
+    with contextlib.closing(context.new_page()) as page:
+        yield Tab(page)
 
 
 @contextlib.contextmanager
 def open_page(
     context: BrowserContext, address: str, base: str, patience: int = 10_000
 ) -> Iterator[tuple[Page, list[str]]]:
-    """Open a page and let it settle; gives it with the list of its problems, which goes on growing.
-
-    patience: milliseconds in which the page's explorables have to start.
-    """
-    problems: list[str] = []
-
-    def report(kind: str, text: str) -> None:
-        if not any(noise in text for noise in NOISE):
-            problems.append(f"{kind}: {text}")
-
-    def on_request(target: str) -> None:
-        if not is_inside(target, base):
-            report("request leaves the book", target)
-
-    def on_response(answer: Response) -> None:
-        if answer.status >= 400:
-            report(f"HTTP {answer.status}", answer.url)
-
-    def on_console(line: ConsoleMessage) -> None:
-        if line.type == "error":
-            report("console error", line.text)
-
-    with contextlib.closing(context.new_page()) as page:
-        page.on("request", lambda request: on_request(request.url))
-        page.on("websocket", lambda socket: on_request(socket.url))
-        page.on("response", on_response)
-        page.on("console", on_console)
-        page.on("pageerror", lambda error: report("script error", error.message))
-        page.goto(address, wait_until="load")
-        page.evaluate(SETTLE)
-        try:
-            page.wait_for_function(STARTED, timeout=patience)
-        except PlaywrightTimeout:
-            problems.append("an explorable did not start")
-        yield page, problems
+    """Open a page in a tab of its own; gives it with the list of its problems, which goes on growing."""
+    with open_tab(context) as tab:
+        tab.visit(address, base, patience)
+        yield tab.page, tab.problems
 
 
-def inspect(context: BrowserContext, address: str, base: str, folder: Path) -> list[str]:
-    """Everything that is wrong with one page: requests, errors, images, maths and links."""
-    with open_page(context, address, base) as (page, problems):
-        problems += [f"missing image: {source}" for source in page.evaluate(BROKEN_IMAGES)]
-        problems += [f"maths: {message}" for message in page.evaluate(BROKEN_MATHS)]
-        dead = (dead_link(link, base, folder) for link in page.evaluate(LINKS))
-        problems += [reason for reason in dead if reason]
-    return list(dict.fromkeys(problems))
+def inspect(tab: Tab, address: str, base: str, folder: Path) -> list[str]:
+    """Everything that is broken on one page: requests, errors, images, maths and links."""
+    tab.visit(address, base)
+    tab.problems += [f"missing image: {source}" for source in tab.page.evaluate(BROKEN_IMAGES)]
+    tab.problems += [f"maths: {message}" for message in tab.page.evaluate(BROKEN_MATHS)]
+    dead = (dead_link(link, base, folder) for link in tab.page.evaluate(LINKS))
+    tab.problems += [reason for reason in dead if reason]
+    return list(dict.fromkeys(tab.problems))

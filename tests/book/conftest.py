@@ -31,5 +31,19 @@ def base(built):
 
 @pytest.fixture(scope="session")
 def context(browser, base):
-    with chromium.new_context(browser, base) as fresh:
+    with chromium.new_context(browser) as fresh:
         yield fresh
+
+
+@pytest.fixture(scope="session")
+def tab(browser):
+    """One tab for page after page: see `Tab`."""
+    with chromium.new_context(browser) as context, chromium.open_tab(context) as shared:
+        yield shared
+
+
+@pytest.fixture(scope="session")
+def page_without_scripts(browser):
+    """A page for readers who switched JavaScript off."""
+    with chromium.new_context(browser, java_script_enabled=False) as context, context.new_page() as page:
+        yield page

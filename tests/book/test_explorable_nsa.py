@@ -7,7 +7,7 @@ from dataclasses import asdict
 
 import pytest
 import torch
-from playwright.sync_api import Locator
+from playwright.sync_api import Locator, expect
 
 from minisys.core.decoder import Decoder, DecoderConfig
 from minisys.nsa import NativeSparseAttention, NSAConfig
@@ -23,7 +23,13 @@ pytestmark = pytest.mark.book
 
 CHAPTER = "notebooks/01_native_sparse_attention.html"
 FIGURE = "[data-explorable=nsa_reads]"
-PHONE = {"width": 390, "height": 844}
+# What the figure shows besides its map: the table's rows, and the characters marked as read.
+SHOWN = """(figure) => ({
+    rows: Object.fromEntries([...figure.querySelectorAll(".text ~ table tr[class]")].map(
+        (row) => [row.className, [...row.cells].slice(1).map((cell) => cell.innerText)])),
+    marks: Object.fromEntries(["selected", "window"].map((kind) =>
+        [kind, [...figure.querySelectorAll(".text mark." + kind)].map((mark) => mark.textContent).join("")])),
+})"""
 
 # What the reader does: keys pressed on a slider, or the entry chosen in a menu, one after the other.
 STEPS = [
@@ -97,60 +103,52 @@ def expected_marks(state: dict, shown: dict) -> dict[str, str]:
     return {kind: "".join(characters).replace("\n", "") for kind, characters in printable.items()}
 
 
-def compare(figure: Locator) -> None:
+def compare(figure: Locator, state: dict) -> None:
     """Numbers, table and text of one state of the figure against Python."""
-    state, shown = stored_state(figure), computed(figure)
+    shown = computed(figure)
     expected = expected_numbers(state, shown)
     assert {name: shown[name] for name in expected} == expected
 
     nsa = sum(expected["read"].values())
     keys = {**expected["read"], "nsa": nsa, "dense": expected["counted_position"] + 1}
+    drawn = figure.evaluate(SHOWN)
     for row in ("compressed", "selected", "window", "nsa", "dense"):
-        cells = figure.locator(f".text ~ table tr.{row} td").all_inner_texts()
         columns = (keys, expected["flops"], expected["bytes"])
-        assert cells == [f"{column[row]:,}" for column in columns], row
-    quotient = figure.locator("tr.quotient td").first.inner_text()
-    assert quotient == f"{keys['dense'] / nsa:.2f}×"
-
-    marks = figure.locator(".text").evaluate(
-        """(text) => Object.fromEntries(["selected", "window"].map((kind) =>
-            [kind, [...text.querySelectorAll("mark." + kind)].map((mark) => mark.textContent).join("")]))"""
-    )
-    assert marks == expected_marks(state, shown)
+        assert drawn["rows"][row] == [f"{column[row]:,}" for column in columns], row
+    assert drawn["rows"]["quotient"][0] == f"{keys['dense'] / nsa:.2f}×"
+    assert drawn["marks"] == expected_marks(state, shown)
 
 
 def drive(figure: Locator) -> None:
     """Go through `STEPS`: the drawing follows each, and every number on the way is Python's."""
-    compare(figure)
+    state = stored_state(figure)
+    compare(figure, state)
     for label, action in STEPS:
         drawn = figure.locator("table" if label == "Count for" else "svg.map")
-        before = computed(figure), drawn.inner_html()
+        before, drawing = figure.get_attribute("data-computed"), drawn.inner_html()
         do(figure, label, action)
-        for _ in range(20):  # Chromium may move a slider only in its next frame
-            if computed(figure) != before[0]:
-                break
-            figure.page.wait_for_timeout(50)
-        assert computed(figure) != before[0], (label, action)
-        assert drawn.inner_html() != before[1], (label, action)
-        compare(figure)
+        expect(figure).not_to_have_attribute("data-computed", before)  # a slider may move in the next frame
+        assert drawn.inner_html() != drawing, (label, action)
+        compare(figure, state)
     figure.get_by_role("button", name="Trained settings").press("Enter")
-    assert computed(figure)["config"] == stored_state(figure)["config"]
-    compare(figure)
+    assert computed(figure)["config"] == state["config"]
+    compare(figure, state)
 
 
-def test_chapter_computes_what_python_computes(context, base):
-    with open_page(context, f"{base}/{CHAPTER}", base) as (page, problems):
-        drive(page.locator(FIGURE))
-        assert problems == []
+def test_chapter_computes_what_python_computes(tab, base):
+    tab.look(1280, "light")
+    tab.visit(f"{base}/{CHAPTER}", base)
+    drive(tab.page.locator(FIGURE))
+    assert tab.problems == []
 
 
-def test_chapter_shows_the_blocks_the_trained_model_reads(context, base):
+def test_chapter_shows_the_blocks_the_trained_model_reads(tab, base):
     """The model reads left to right: the first 1,024 bytes say all about the queries among them.
 
     A block that is read is at least as important as one that is not, up to the rounding of another machine.
     """
-    with open_page(context, f"{base}/{CHAPTER}", base) as (page, _):
-        state = stored_state(page.locator(FIGURE))
+    tab.visit(f"{base}/{CHAPTER}", base)
+    state = stored_state(tab.page.locator(FIGURE))
     config, text = NSAConfig(**state["config"]), state["text"][:1024].encode("latin-1")
     found = layer_branches(load_small(), torch.tensor([list(text)]))
     mask = compressed_mask(len(text), config)
@@ -167,14 +165,6 @@ def test_chapter_shows_the_blocks_the_trained_model_reads(context, base):
                 others = importance[position, group, [j for j in range(own + 1) if j not in blocks]]
                 ranked = importance[position, group, sorted(set(blocks) - forced)]
                 assert not len(others) or ranked.min() >= others.max() - 1e-4
-
-
-def test_chapter_fits_a_phone(browser, base):
-    with (
-        new_context(browser, base, viewport=PHONE) as context,
-        open_page(context, f"{base}/{CHAPTER}", base) as (page, _),
-    ):
-        assert page.evaluate("document.documentElement.scrollWidth") <= PHONE["width"]
 
 
 # --- on a page of its own: what does not depend on the chapter --------------------------------------------
@@ -204,7 +194,7 @@ def opened(browser, tmp_path):
         (tmp_path / "page.html").write_text(head + body, encoding="utf-8")
         with contextlib.ExitStack() as stack:
             base = tmp_path.as_uri() if from_file else stack.enter_context(serve(tmp_path))
-            context = stack.enter_context(new_context(browser, base, **options))
+            context = stack.enter_context(new_context(browser, **options))
             yield stack.enter_context(open_page(context, f"{base}/page.html", base, patience=2000))
 
     return open_body
@@ -224,7 +214,7 @@ def test_several_on_a_page_do_not_meet(opened, explorable):
 
 def test_opens_from_a_file(opened, explorable):
     with opened(explorable.html(), from_file=True) as (page, problems):
-        compare(page.locator(FIGURE))
+        compare(page.locator(FIGURE), stored_state(page.locator(FIGURE)))
         assert problems == []
 
 
@@ -264,14 +254,15 @@ def test_theme_follows_the_page(opened, explorable):
 def test_pointer_picks_the_query_in_map_and_text(opened, explorable):
     with opened(explorable.html()) as (page, _):
         figure = page.locator(FIGURE)
+        state = stored_state(figure)
         box = figure.locator("svg.map").bounding_box()
         page.mouse.click(box["x"] + 0.3 * box["width"], box["y"] + 0.5 * box["height"])
         assert computed(figure)["position"] == 447  # 0.3 · 1,500 = 450, and queries stand at 16·i - 1
-        compare(figure)
+        compare(figure, state)
         run = figure.locator(".text .line").nth(2).locator("[data-first]").first
         run.click()
         assert abs(computed(figure)["position"] - int(run.get_attribute("data-first"))) <= 8
-        compare(figure)
+        compare(figure, state)
 
 
 def test_query_stays_in_view_and_the_page_does_not_scroll(opened, explorable):
@@ -280,8 +271,10 @@ def test_query_stays_in_view_and_the_page_does_not_scroll(opened, explorable):
         figure.get_by_label("Query position").focus()
         scrolled = page.evaluate("scrollY")
         for keys in (["Home"], ["End"], ["PageDown"] * 4):
+            before = figure.get_attribute("data-computed")
             do(figure, "Query position", keys)
-            page.wait_for_timeout(200)
+            expect(figure).not_to_have_attribute("data-computed", before)
+            figure.evaluate("() => new Promise(requestAnimationFrame)")  # the pane may move in the next frame
             pane, line = (figure.locator(name).bounding_box() for name in (".text", "[aria-current]"))
             assert pane["y"] <= line["y"] <= line["y"] + line["height"] <= pane["y"] + pane["height"]
         assert page.evaluate("scrollY") == scrolled
@@ -291,7 +284,7 @@ def test_broken_module_leaves_the_picture_and_says_so(browser, tmp_path, explora
     broken = explorable.html().replace("export default { render };", "export default {};")
     assert broken != explorable.html()
     (tmp_path / "page.html").write_text(f"<!doctype html>{broken}", encoding="utf-8")
-    with serve(tmp_path) as base, new_context(browser, base) as context, context.new_page() as page:
+    with serve(tmp_path) as base, new_context(browser) as context, context.new_page() as page:
         page.goto(f"{base}/page.html")
         view = page.locator(".explorable-view")
         view.locator("p").wait_for()

@@ -178,3 +178,9 @@ def test_every_notebook_and_page_is_in_the_table_of_contents():
     pages = [*(ROOT / "notebooks").glob("*.ipynb"), *(ROOT / "book").glob("*.md")]
     named = re.findall(r"^ *(?:- file|root): *(\S+)", listed, re.M)
     assert sorted(page.relative_to(ROOT).with_suffix("").as_posix() for page in pages) == sorted(named)
+
+
+def test_the_hosted_cell_installs_the_corpus_of_the_course():
+    from minisys.core.data import CORPUS_VERSION
+
+    assert f"sympy=={CORPUS_VERSION}" == minisys_book.CORPUS
