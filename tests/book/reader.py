@@ -147,7 +147,7 @@ HIDE_REPEATED = """() => {
     for (const e of document.body.querySelectorAll("*")) {
         const box = e.getBoundingClientRect();
         if (e.childElementCount || !/[\\p{L}\\p{N}]/u.test(e.textContent) || e.ownerSVGElement
-            || e.closest("button, label, option, :disabled, [aria-disabled]")
+            || e.closest("label, option, :disabled, [aria-disabled]")
             || box.width < 2 || box.height < 2 || box.right < 0 || box.left > innerWidth || box.bottom < 0
             || !e.checkVisibility({visibilityProperty: true})) continue;
         const style = getComputedStyle(e);

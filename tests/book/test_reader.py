@@ -86,14 +86,20 @@ def test_sound_page(tab, width, theme):
             '<p style="color: #888"><i style="font-size: 40px">if</i> <i>if</i></p>',
             "axe color-contrast (serious): <i>if</i>",
         ),
+        (
+            '<p style="color: #888; font-size: 20px"><b>if</b> <b style="font-weight: 400">if</b></p>',
+            "axe color-contrast (serious): <b style",
+        ),
         # These are, but axe excuses the first.
         *(
             (f'<div style="color: #999">{first} <i>b</i></div>', "axe color-contrast (serious): <i>b</i>")
             for first in (
                 "<i>()</i>",
                 "<i hidden>a</i>",
+                '<svg><text y="9" fill="#222">a</text></svg>',
                 '<i style="visibility: hidden">a</i>',
                 '<i style="position: absolute; left: -9999px">a</i>',
+                '<i style="position: absolute; left: 9999px">a</i>',
                 '<i style="position: absolute; top: -9999px">a</i>',
                 '<i style="position: absolute; width: 1px; height: 1px; overflow: hidden">a</i>',
                 "<label><i>a</i><input disabled></label>",
