@@ -22,10 +22,11 @@ install: ## make .venv and install the exact lock (the others call it)
 
 # After a failed build the pages that were read are forgotten: Sphinx would not warn about them again.
 book: install ## build the HTML book into _build/html
-	@set -o pipefail; mkdir -p _build; \
+	@set -o pipefail; mkdir -p _build; SECONDS=0; \
 	$(BIN)/jb build -n -W --keep-going . 2>&1 | tee _build/book.log \
-	  || { rm -rf _build/.doctrees; echo "The book has errors: see above, or _build/book.log"; exit 1; }
-	@echo; echo "The book is in _build/html. To read it, open"
+	  || { rm -rf _build/.doctrees; echo "The book has errors: see above, or _build/book.log"; exit 1; }; \
+	echo; echo "Built in $$SECONDS s."
+	@echo "The book is in _build/html. To read it, open"
 	@echo "  $(CURDIR)/_build/html/index.html"
 	@echo "or run \`make read\`."
 

@@ -104,7 +104,7 @@ def test_sound_page(tab, width, theme):
                 '<i style="position: absolute; width: 1px; height: 1px; overflow: hidden">a</i>',
                 "<label><i>a</i><input disabled></label>",
                 '<button style="color: inherit; background: none; font: inherit" disabled><i>a</i></button>',
-                '<fieldset disabled><i aria-disabled="true">a</i></fieldset>',
+                '<span role="button" tabindex="0" aria-disabled="true"><i>a</i></span>',
             )
         ),
     ],
