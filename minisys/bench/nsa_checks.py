@@ -62,7 +62,8 @@ def check_small(path: Implementation, function: Callable[[dict], Tensor], sizes:
     generator = torch.Generator(device).manual_seed(secrets.randbits(63))
     t = min(sizes.check_t, 1000) if path.problem == "pooled" else sizes.check_t  # all blocks fit into top_n
     inputs = draw(path.problem, t, sizes, generator, grad=path.backward)
-    blocks = chosen_blocks(inputs) if path.problem == "nsa" else None
+    kernels = "triton" if path.name == "nsa-triton" else "reference"
+    blocks = chosen_blocks(inputs, kernels) if path.problem == "nsa" else None
     out = function(inputs)
     return compare(path.name, path.problem, inputs, out, gradients(out, inputs), blocks)
 

@@ -93,7 +93,7 @@ def find_paths(sizes: Sizes, device: str) -> tuple[list[Implementation], dict[st
         ),
         Implementation("nsa-reference", "nsa", _always(_nsa("reference")), ours=True, longest=scores),
         Implementation("nsa-sdpa", "nsa", _always(_nsa("sdpa")), ours=True, longest=masks, note=mask),
-        Implementation("nsa-triton", "nsa", _triton_nsa, ours=True, backward=False),
+        Implementation("nsa-triton", "nsa", _triton_nsa, ours=True),
     ]
     for path in rest:
         try:

@@ -129,10 +129,10 @@ def whole_nsa(inputs: dict, backend: str, blocks: Tensor | None = None) -> Float
     )
 
 
-def chosen_blocks(inputs: dict) -> Tensor:
-    """The blocks that our paths choose in the arithmetic of `inputs`; float64 may order near ties anew."""
+def chosen_blocks(inputs: dict, backend: str) -> Tensor:
+    """The blocks that a path of ours chooses in its own arithmetic; float64 may order near ties anew."""
     with torch.no_grad():
-        return select_blocks(inputs["q"], compressed(inputs)[0], config=CONFIG)
+        return select_blocks(inputs["q"], compressed(inputs)[0], config=CONFIG, backend=backend)
 
 
 def last_tokens(inputs: dict, count: int) -> dict:

@@ -2,10 +2,11 @@
 
 They check every argument, split packed sequences and choose the path: `backend="reference"` is the
 oracle in plain PyTorch (reference.py), `"sdpa"` hands its masks to PyTorch's fused attention (fused.py),
-`"triton"` computes the selected branch in a kernel, forward only (kernels/), and `"auto"` is the reference
-until the kernels have a backward pass.
+`"triton"` runs the kernels, forward and backward (kernels/), and `"auto"` takes them where they can run and
+the reference elsewhere.
 """
 
+import importlib.util
 import math
 from collections.abc import Callable
 
@@ -19,8 +20,9 @@ from minisys.nsa.fused import nsa_fused
 from minisys.nsa.packing import sequence_bounds
 from minisys.nsa.reference import nsa_reference, select_blocks_reference
 
-PATHS = {"auto": nsa_reference, "reference": nsa_reference, "sdpa": nsa_fused}
-BACKENDS = (*PATHS, "triton")
+PATHS = {"reference": nsa_reference, "sdpa": nsa_fused}
+BACKENDS = ("auto", *PATHS, "triton")
+KERNEL_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
 
 def nsa_attention(
@@ -56,7 +58,8 @@ def nsa_attention(
             sequence, -1 for none; computed by `select_blocks` unless given. Order does not matter,
             a repeated block counts once, and tokens after the query are never read.
         backend: ``"auto"``, ``"reference"``, ``"sdpa"`` or ``"triton"``. The last wants float32, float16 or
-            bfloat16 tensors on a CUDA GPU (or Triton's interpreter) that require no gradient.
+            bfloat16 tensors on a CUDA GPU (or Triton's interpreter), finite, and heads of at most 256;
+            ``"auto"`` is that on a CUDA GPU where it fits, and the reference elsewhere.
 
     Returns:
         ``[b, t, hq, d_v]`` in the dtype of `q`. A branch that sees nothing contributes exactly zero.
@@ -65,12 +68,16 @@ def nsa_attention(
         ValueError: an argument does not fit, or the backend cannot run here.
     """
     _check_inputs(q, k_cmp, v_cmp, k_slc, v_slc, k_win, v_win, gates)
+    backend = _chosen(backend, q, v_slc)
     path = _path(backend, q)
     bounds = sequence_bounds(cu_seqlens, q)
     spans = _compressed_spans(bounds, k_cmp, config)
     if block_indices is not None:
         _check_block_indices(block_indices, q, k_cmp, bounds, config)
     scale = _checked_scale(scale, q)
+    if backend == "triton":  # the kernels take packed sequences in one go
+        tensors = (q, k_cmp, v_cmp, k_slc, v_slc, k_win, v_win, gates)
+        return path(*tensors, config, scale, block_indices, None if cu_seqlens is None else bounds)
     outputs = []
     for (start, end), (first, last) in zip(bounds, spans, strict=True):
         tokens, blocks = slice(start, end), slice(first, last)
@@ -99,13 +106,14 @@ def select_blocks(
     config: NSAConfig,
     scale: float | None = None,
     cu_seqlens: Int[Tensor, " sequences_plus_1"] | None = None,
+    backend: str = "auto",
 ) -> Int[Tensor, "b t hk top_n"]:
     """Selection blocks that each query reads (equations 8 to 12).
 
     Args:
         q: queries ``[b, t, hq, d_qk]``.
         k_cmp: compressed keys ``[b, tc, hk, d_qk]``.
-        config, scale, cu_seqlens: as in `nsa_attention`.
+        config, scale, cu_seqlens, backend: as in `nsa_attention`.
 
     Returns:
         int64 ``[b, t, hk, top_n]``, ascending, -1 at the end where fewer blocks exist. Block j covers
@@ -119,6 +127,12 @@ def select_blocks(
     bounds = sequence_bounds(cu_seqlens, q)
     spans = _compressed_spans(bounds, k_cmp, config)
     scale = _checked_scale(scale, q)
+    backend = _chosen(backend, q, k_cmp)
+    if backend == "triton":
+        _path(backend, q)  # raises where the kernels cannot run
+        from minisys.nsa.kernels.attention import select_blocks_triton
+
+        return select_blocks_triton(q, k_cmp, config, scale, None if cu_seqlens is None else bounds)
     return torch.cat(
         [
             select_blocks_reference(q[:, start:end], k_cmp[:, first:last], config, scale)
@@ -210,6 +224,8 @@ def _check_block_indices(
         block_indices.dtype,
         "torch.int32 or torch.int64",
     )
+    if torch.compiler.is_compiling():  # the numbers are on the device, and a graph cannot ask for them
+        return
     for start, end in bounds:
         blocks = config.num_selectable(end - start)
         here = block_indices[:, start:end]
@@ -222,9 +238,17 @@ def _check_block_indices(
         )
 
 
+def _chosen(backend: str, q: Tensor, v: Tensor) -> str:
+    """`backend`, or what ``"auto"`` stands for with tensors like `q` and `v`."""
+    check_choice("backend", backend, BACKENDS)
+    if backend != "auto":
+        return backend
+    fits = q.is_cuda and q.dtype in KERNEL_DTYPES and max(q.shape[3], v.shape[3]) <= 256
+    return "triton" if fits and importlib.util.find_spec("triton") else "reference"
+
+
 def _path(backend: str, q: Tensor) -> Callable[..., Tensor]:
     """The function that computes one unpacked batch; checks that it can run on tensors like `q`."""
-    check_choice("backend", backend, BACKENDS)
     if backend != "triton":
         return PATHS[backend]
     expected = "'auto', 'reference' or 'sdpa'"

@@ -5,7 +5,8 @@ K̃_cmp[i] = φ(k[i·d : i·d + l]), with φ an MLP that knows where in the bloc
 Layout ``[b, t, h, head_dim]`` in, ``[b, tc, h, head_dim]`` out, tc = max(0, (t - l)//d + 1).
 Tokens behind the last whole block belong to no compressed block; window and selection cover them.
 
-Cost of φ for one block and head: 2·l·head_dim·hidden + 2·hidden·head_dim FLOPs, once per stride.
+Cost of φ for one block and head: 2·l·head_dim·hidden + 2·hidden·head_dim FLOPs, once per stride; a
+`BlockCompressor` gives what it did for a piece of tokens to all blocks that hold it.
 """
 
 from collections.abc import Callable
@@ -52,6 +53,22 @@ class BlockCompressor(nn.Module):
         )
         return self.second(nn.functional.silu(self.first((blocks + self.positions).flatten(-2))))
 
+    def sequence(self, x: Float[Tensor, "b t h head_dim"], stride: int) -> Float[Tensor, "b tc h head_dim"]:
+        """`forward` of every block of a sequence, a block every `stride` tokens, which divides the block.
+
+        Neighbouring blocks share tokens. The first layer is linear, so each stride-long piece goes through it
+        once, with the weights of every place that it has in a block, and a block adds up its pieces: l/d
+        times fewer FLOPs and bytes than with blocks that were written out.
+        """
+        pieces, count = self.block // stride, x.shape[1] // stride
+        cut = x[:, : count * stride].unflatten(1, (count, stride)).transpose(2, 3).flatten(3)
+        weights = self.first.weight.unflatten(1, (pieces, -1))  # [hidden, pieces, stride·head_dim]
+        parts = (cut @ weights.permute(2, 1, 0).flatten(1)).unflatten(-1, (pieces, -1))
+        total = torch.nn.functional.linear(self.positions.flatten(), self.first.weight, self.first.bias)
+        for piece in range(pieces):
+            total = total + parts[:, piece : count - pieces + 1 + piece, :, piece]
+        return self.second(nn.functional.silu(total))
+
 
 def compress(
     x: Float[Tensor, "b t h head_dim"],
@@ -77,8 +94,13 @@ def compress(
         ValueError: `x` has the wrong rank, `cu_seqlens` does not fit, or `phi` returns a wrong shape.
     """
     check_rank("x", x, "b t h head_dim")
+    bounds = sequence_bounds(cu_seqlens, x)
+    if type(phi) is BlockCompressor and (phi.head_dim, phi.block) == (x.shape[3], config.compress_block):
+        whole = [(start, end) for start, end in bounds if end - start >= phi.block]
+        if whole:
+            return torch.cat([phi.sequence(x[:, a:b], config.compress_stride) for a, b in whole], dim=1)
     blocks = []
-    for start, end in sequence_bounds(cu_seqlens, x):
+    for start, end in bounds:
         if end - start >= config.compress_block:  # unfold refuses a shorter axis
             windows = x[:, start:end].unfold(1, config.compress_block, config.compress_stride)
             blocks.append(windows.transpose(-1, -2))  # [b, tc, h, l, head_dim]

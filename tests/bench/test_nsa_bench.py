@@ -198,7 +198,7 @@ def test_lengths_that_would_not_fit_are_said_and_not_tried():
 
 def test_gradients_of_phi_are_compared_together():
     inputs = drawn("nsa", grad=True)
-    blocks = nsa_checks.chosen_blocks(inputs)
+    blocks = nsa_checks.chosen_blocks(inputs, "reference")
     out = nsa_paths.whole_nsa(inputs, "sdpa")
     grads = nsa_checks.gradients(out, inputs)
     assert compare("nsa", "nsa", inputs, out, grads, blocks) < 1e-5

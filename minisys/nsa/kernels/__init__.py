@@ -1,11 +1,13 @@
-"""Triton kernels of attention: dense causal flash attention, then the selected branch of NSA.
+"""Native sparse attention in Triton kernels, forward and backward.
 
 Read in this order: tiles.py (the online softmax, one tile of keys at a time), flash.py (dense attention),
-selected.py (the same steps over the blocks that a query selected), attention.py (`backend="triton"`).
+layout.py (tiles of tokens × heads of a group), band.py (compressed and window branch), importance.py (the top
+n blocks), lists.py and selected.py (the selected branch), band_backward.py and selected_backward.py
+(gradients), attention.py (``backend="triton"``, one operator).
 
 The kernels run on a CUDA GPU. With ``TRITON_INTERPRET=1`` in the environment before Triton is first imported,
 the same source runs on the CPU through Triton's interpreter: slow, and enough to test small shapes or to
-step through a kernel with a debugger. They compute the forward pass only.
+step through a kernel with a debugger.
 """
 
 from minisys.nsa.kernels.flash import flash_attention

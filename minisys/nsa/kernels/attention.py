@@ -1,24 +1,151 @@
-"""`nsa_attention` with ``backend="triton"``: the selected branch through its kernel, forward only.
+"""All of NSA through the kernels, as one operator that PyTorch knows: ``torch.ops.minisys.nsa``.
 
-The other two branches still take the paths that exist: compressed as in reference.py, whose scores selection
-needs, and window through PyTorch's fused attention (fused.py).
+A registered operator has a forward, a backward and a rule for shapes. So autograd, `torch.compile` and
+activation checkpointing treat it like one of PyTorch's own, and none of them looks inside.
+
+    forward    compressed branch → its lse → importance and top n → selected branch → window branch, which
+    adds
+               the three under their gates (equation 5)
+    backward   do · o_c for every branch (the gradient of the gates), then dq, dk, dv of each branch in turn
+
+The forward keeps the branches' outputs only where a gradient will be asked for: three tensors of the size of
+q. Without, it needs one besides its result.
 """
 
+import itertools
+from collections.abc import Sequence
+
+import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from minisys.nsa.config import NSAConfig
-from minisys.nsa.fused import fused_attention
+from minisys.nsa.kernels.band import band_forward
+from minisys.nsa.kernels.band_backward import band_backward, branch_deltas
+from minisys.nsa.kernels.importance import top_blocks_forward
+from minisys.nsa.kernels.layout import Layout
+from minisys.nsa.kernels.lists import ordered_blocks
 from minisys.nsa.kernels.selected import selected_forward
-from minisys.nsa.kernels.tiles import check_inputs, check_no_gradient
-from minisys.nsa.reference import (
-    attention_weights,
-    block_importance,
-    compressed_mask,
-    top_blocks,
-    weighted_values,
-    window_mask,
-)
+from minisys.nsa.kernels.selected_backward import selected_backward
+from minisys.nsa.kernels.tiles import aligned, check_heads, pad_heads, positive_scale
+from minisys.nsa.reference import nsa_reference
+
+CMP, SLC, WIN = range(3)
+
+
+def _layout(starts: Sequence[int], config: Sequence[int], device: torch.device) -> Layout:
+    return Layout(tuple(itertools.pairwise(starts)), NSAConfig(*config), device)
+
+
+def _compressed(layout: Layout) -> dict[str, int]:
+    return {"span": layout.config.compress_block, "stride": layout.config.compress_stride}
+
+
+@torch.library.custom_op("minisys::nsa", mutates_args=())
+def nsa_op(
+    q: Tensor,
+    k_cmp: Tensor,
+    v_cmp: Tensor,
+    k_slc: Tensor,
+    v_slc: Tensor,
+    k_win: Tensor,
+    v_win: Tensor,
+    gates: Tensor,
+    block_indices: Tensor | None,
+    starts: Sequence[int],
+    config: Sequence[int],
+    scale: float,
+    keep: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """(out, o_cmp, o_slc, o_win, lse_cmp, lse_slc, lse_win, block numbers), tokens on one axis.
+
+    Without `keep` what only the backward needs comes back empty.
+    """
+    layout = _layout(starts, config, q.device)
+    q, k_cmp, v_cmp, k_slc, v_slc, k_win, v_win = map(aligned, (q, k_cmp, v_cmp, k_slc, v_slc, k_win, v_win))
+    o_cmp, lse_cmp = band_forward(q, k_cmp, v_cmp, layout, scale, **_compressed(layout))
+    if block_indices is None:
+        blocks = top_blocks_forward(q, k_cmp, lse_cmp, layout, scale)
+    else:
+        blocks = ordered_blocks(block_indices)
+    o_slc, lse_slc = selected_forward(q, k_slc, v_slc, blocks, layout, scale)
+    out = torch.empty_like(o_cmp) if keep else o_cmp
+    o_win, lse_win = band_forward(
+        q, k_win, v_win, layout, scale, window=layout.config.window,
+        combine=(out, gates, o_cmp, o_slc), store=keep,
+    )  # fmt: skip
+    if not keep:
+        o_cmp, o_slc = (out.new_empty(0, *out.shape[1:]) for _ in range(2))
+        lse_cmp, lse_slc = (lse_win.new_empty(0, *lse_win.shape[1:]) for _ in range(2))
+    return out, o_cmp, o_slc, o_win, lse_cmp, lse_slc, lse_win, blocks
+
+
+@nsa_op.register_fake
+def _(q, k_cmp, v_cmp, k_slc, v_slc, k_win, v_win, gates, block_indices, starts, config, scale, keep):
+    tokens, hq, _ = q.shape
+    hk, d_v = v_slc.shape[1:]
+    n = config[3] if block_indices is None else block_indices.shape[2]
+    out = q.new_empty(tokens, hq, d_v)
+    kept = [q.new_empty(tokens if keep else 0, hq, d_v) for _ in range(3)]
+    lse = [q.new_empty(tokens if keep else 0, hq, dtype=torch.float32) for _ in range(3)]
+    return out, *kept, *lse, q.new_empty(tokens, hk, n, dtype=torch.int32)
+
+
+@torch.library.custom_op("minisys::nsa_backward", mutates_args=())
+def nsa_backward_op(
+    do: Tensor,
+    q: Tensor,
+    k_cmp: Tensor,
+    v_cmp: Tensor,
+    k_slc: Tensor,
+    v_slc: Tensor,
+    k_win: Tensor,
+    v_win: Tensor,
+    gates: Tensor,
+    outputs: Sequence[Tensor],
+    lse: Sequence[Tensor],
+    blocks: Tensor,
+    starts: Sequence[int],
+    config: Sequence[int],
+    scale: float,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Gradients of q, k_cmp, v_cmp, k_slc, v_slc, k_win, v_win and gates."""
+    layout = _layout(starts, config, q.device)
+    do, q, k_cmp, v_cmp, k_slc, v_slc, k_win, v_win = map(
+        aligned, (do, q, k_cmp, v_cmp, k_slc, v_slc, k_win, v_win)
+    )
+    deltas, row_gates = branch_deltas(do, *outputs, gates)
+    dq = torch.empty_like(q)
+    of = lambda branch: (do, lse[branch], deltas[branch], row_gates[branch])
+    slc = selected_backward(q, k_slc, v_slc, *of(SLC), blocks, dq, layout, scale)
+    cmp = band_backward(q, k_cmp, v_cmp, *of(CMP), dq, layout, scale, add=True, **_compressed(layout))
+    win = band_backward(q, k_win, v_win, *of(WIN), dq, layout, scale, add=True, window=layout.config.window)
+    return dq, *cmp, *slc, *win, deltas.permute(1, 2, 0).contiguous().to(gates.dtype)
+
+
+@nsa_backward_op.register_fake
+def _(
+    do, q, k_cmp, v_cmp, k_slc, v_slc, k_win, v_win, gates, outputs, lse, blocks, starts, config, scale
+):  # fmt: skip
+    return tuple(torch.empty_like(x) for x in (q, k_cmp, v_cmp, k_slc, v_slc, k_win, v_win, gates))
+
+
+def _setup_context(ctx, inputs, output) -> None:
+    *tensors, _, ctx.starts, ctx.config, ctx.scale, _ = inputs
+    ctx.save_for_backward(*tensors, *output[1:])
+    ctx.set_materialize_grads(False)
+
+
+def _backward(ctx, do, *unused):
+    tensors = ctx.saved_tensors
+    inputs, outputs, lse, blocks = tensors[:8], tensors[8:11], tensors[11:14], tensors[14]
+    gradients = nsa_backward_op(
+        do.contiguous(), *inputs, list(outputs), list(lse), blocks, ctx.starts, ctx.config, ctx.scale
+    )
+    return *gradients, None, None, None, None, None
+
+
+nsa_op.register_autograd(_backward, setup_context=_setup_context)
 
 
 def nsa_triton(
@@ -33,20 +160,48 @@ def nsa_triton(
     config: NSAConfig,
     scale: float,
     block_indices: Int[Tensor, "b t hk n"] | None = None,
+    bounds: list[tuple[int, int]] | None = None,
 ) -> Float[Tensor, "b t hq d_v"]:
-    """`nsa_reference` with the selected branch computed by `selected_attention`'s kernel.
+    """`nsa_reference` through the kernels; `bounds` of packed sequences, which share the one batch row.
 
     Raises:
-        ValueError: a head is too large for the kernel, or a tensor requires a gradient.
+        ValueError: a head is too large for the kernels.
     """
-    check_inputs(q, k_slc, v_slc, "k_slc", "v_slc")
-    check_no_gradient(k_cmp=k_cmp, v_cmp=v_cmp, k_win=k_win, v_win=v_win, gates=gates)
-    t, device = q.shape[1], q.device
-    p_cmp = attention_weights(q, k_cmp, compressed_mask(t, config, device), scale)
-    if block_indices is None:
-        block_indices = top_blocks(block_importance(p_cmp, config), config)
-    return (
-        gates[..., 0:1] * weighted_values(p_cmp, v_cmp)
-        + gates[..., 1:2] * selected_forward(q, k_slc, v_slc, block_indices, config, scale)
-        + gates[..., 2:3] * fused_attention(q, k_win, v_win, window_mask(t, config, device), scale)
-    )
+    check_heads(q, v_slc)
+    b, t = q.shape[:2]
+    if b == 0:  # nothing to launch
+        tensors = (q, k_cmp, v_cmp, k_slc, v_slc, k_win, v_win, gates)
+        return nsa_reference(*tensors, config, scale, block_indices)
+    starts = [start for start, _ in bounds] + [t] if bounds else [i * t for i in range(b + 1)]
+    q, scale = positive_scale(q, scale)
+    d_v = v_slc.shape[3]
+    tensors = (*pad_heads(q, k_cmp, v_cmp, k_slc, v_slc, k_win, v_win), gates)
+    if block_indices is not None:
+        block_indices = block_indices.flatten(0, 1)
+    out, *_ = nsa_op(
+        *(x.flatten(0, 1).contiguous() for x in tensors),
+        block_indices, starts, _fields(config), scale,
+        torch.is_grad_enabled() and any(x.requires_grad for x in tensors),
+    )  # fmt: skip
+    return out[..., :d_v].unflatten(0, (b, t))
+
+
+def select_blocks_triton(
+    q: Float[Tensor, "b t hq d_qk"],
+    k_cmp: Float[Tensor, "b tc hk d_qk"],
+    config: NSAConfig,
+    scale: float,
+    bounds: list[tuple[int, int]] | None = None,
+) -> Int[Tensor, "b t hk n"]:
+    """`select_blocks_reference` through the kernels, int64."""
+    b, t = q.shape[:2]
+    starts = [start for start, _ in bounds] + [t] if bounds else [i * t for i in range(b + 1)]
+    q, scale = positive_scale(q.detach(), scale)
+    layout = _layout(starts, _fields(config), q.device)
+    flat_q, flat_k = (aligned(x.detach().flatten(0, 1)) for x in pad_heads(q, k_cmp))
+    _, lse = band_forward(flat_q, flat_k, flat_k, layout, scale, **_compressed(layout))
+    return top_blocks_forward(flat_q, flat_k, lse, layout, scale).long().unflatten(0, (b, t))
+
+
+def _fields(config: NSAConfig) -> list[int]:
+    return [getattr(config, name) for name in NSAConfig.__dataclass_fields__]

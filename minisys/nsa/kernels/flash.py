@@ -38,6 +38,7 @@ from minisys.nsa.kernels.tiles import (
     check_inputs,
     checked_scale,
     padded,
+    positive_scale,
     shared_memory,
 )
 
@@ -109,7 +110,7 @@ def flash_kernel(
         k_tile += BLOCK_KV * k_row
         v_tile += BLOCK_KV * v_row
 
-    # Keys at the diagonal. Key `first` is seen by every query, so each row has seen one after this tile.
+    # Keys at the diagonal. The rows of the tile see one to all of them.
     for start in range(first, tl.minimum(first + BLOCK_Q, t), BLOCK_KV):
         keys = start + columns
         exists = (keys < t)[:, None]
@@ -125,7 +126,7 @@ def flash_kernel(
     out_tile = out + position * out_row + head * D_V + rows[:, None] * out_row + dims_v
     tl.store(out_tile, (acc / row_sum[:, None]).to(out.dtype.element_ty), mask=inside & (dims_v < D_V))
     lse_tile = lse + position * hq + head + rows * hq
-    tl.store(lse_tile, (row_max + tl.log2(row_sum)) * LN_2, mask=queries < t)
+    tl.store(lse_tile, (row_max * scale_log2 + tl.log2(row_sum)) * LN_2, mask=queries < t)
 
 
 def launch_options(dtype: torch.dtype, d_qk: int, d_v: int, shared_memory: int) -> dict[str, int]:
@@ -171,6 +172,7 @@ def flash_attention(
     """
     check_inputs(q, k, v, "k", "v")
     scale = checked_scale(scale, q)
+    q, scale = positive_scale(q, scale)
     b, t, hq, d_qk = q.shape
     hk, d_v = v.shape[2:]
     out = torch.empty(b, t, hq, d_v, dtype=q.dtype, device=q.device)

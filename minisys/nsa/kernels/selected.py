@@ -3,29 +3,26 @@
     out_i = Σ_{j in blocks(i), j <= i} softmax_j(scale · q_i · k_j) v_j
 
 Flash attention gives a program many queries of one head, because neighbouring queries read the same keys.
-Here they do not: every query has blocks of its own. What does share them is the group of query heads above
-one key/value head (equation 10), so one program takes
+Here every query has blocks of its own. What does share them is the group of query heads above one key/value
+head (equation 10). So the rows of a tile are
 
-        one query token, one key/value head, and the g query heads of its group as the rows of a tile,
+        a few neighbouring query tokens (4 of them with g = 16) × the g query heads of one group
 
-and walks over the token's blocks with the online softmax of tiles.py. `tl.dot` wants 16 rows: a smaller
-group is padded, and a group above 64 heads is split over several programs (`parts`).
+and the program walks over the blocks that any of the tokens selected, each once (lists.py), with the online
+softmax of tiles.py. A block is hidden from the tokens that did not select it. Tokens that choose alike share
+most loads; the initial and the local blocks are always shared.
 
-Layout: q ``[b, t, hq, d_qk]``, k_slc ``[b, t, hk, d_qk]``, v_slc ``[b, t, hk, d_v]``, each contiguous, and
-block numbers ``[b, t, hk, n]``, -1 for none. Block j covers tokens j·l' … j·l' + l' - 1 of its sequence.
-Order is free and a repeated number counts once: before the launch each row is sorted, with -1 made a number
-that no query reaches. The kernel then reads blocks until one starts after its query, and hides a block that
-equals the one before it. No branch in the loop keeps loads from running ahead. Offsets that count tokens are
-64-bit.
+What a tile of one token costs and what more tokens change, with g = 16, heads of 128 and bfloat16: 16 rows
+are less than Hopper's matrix instruction takes (64), and the 32 KB of a block serve 0.5 MFLOP, so the limit
+is the L2 cache: n·l'·(d_qk + d_v) numbers for each token and key/value head, 137 GB at 65,536 tokens. Four
+tokens fill the instruction and load each block once: with random choices, the worst case, a sixth fewer
+bytes, and rows that work in vain on blocks of their neighbours.
 
-Cost: 2·(d_qk + d_v)·hq FLOPs for each of the up to n·l' tokens that a query reads; linear in t. Every
-program reads its blocks itself, n·l'·(d_qk + d_v) numbers for each token and key/value head: with 4
-key/value heads of 128, n = 16 and l' = 64 that is 2.1 MB a token in bfloat16, mostly served by the L2 cache.
-This traffic is the limit, because a program computes only g FLOPs for each byte (of bfloat16) that it reads.
-Head sizes that are no power of two and groups below 16 waste the padding.
+Layout: q ``[tokens, hq, d_qk]``, k ``[tokens, hk, d_qk]``, v ``[tokens, hk, d_v]``, block numbers ``[tokens,
+hk, n]``, rising, -1 behind them. Block j covers tokens j·l' … j·l' + l' - 1 of its sequence. Offsets that
+count numbers are 64-bit. Keys and values have to be finite: a hidden key weighs 0, and 0 · NaN is NaN.
 
-Left out: the backward pass, and packing several queries that share blocks into one tile, which would fill
-Hopper's 64-row matrix instructions and read a shared block once.
+Cost: 2·(d_qk + d_v)·hq FLOPs for each of the up to n·l' tokens that a query reads; linear in t.
 """
 
 from typing import no_type_check
@@ -38,165 +35,168 @@ from torch import Tensor
 
 from minisys.core.checks import check, check_rank, check_shape
 from minisys.nsa.config import NSAConfig
+from minisys.nsa.kernels.layout import Layout
+from minisys.nsa.kernels.lists import MAX_CODES, max_tokens, merged_lists, ordered_blocks
 from minisys.nsa.kernels.tiles import (
     LOG2_E,
+    aligned,
     attend_tile,
+    boxes,
     check_inputs,
     checked_scale,
+    finish_rows,
+    pad_heads,
     padded,
+    positive_scale,
     shared_memory,
 )
 
-MAX_ROWS = 64  # query heads in one tile
-MAX_CHUNK = 64  # keys in one tile; a longer selection block is read in several
 
-
-@triton.jit(do_not_specialize=["t", "hk", "group", "parts", "n"])  # a new length compiles nothing anew
+@triton.jit(do_not_specialize=["num_tiles", "hk"])  # a new length compiles nothing anew
 @no_type_check
 def selected_kernel(
     q,
     k,
     v,
-    block_numbers,
+    tiles,
+    codes,
+    counts,
     out,
+    lse,
     scale_log2,
-    t,
+    num_tiles,
     hk,
-    group,
-    parts,
-    n,
+    CODES: tl.constexpr,
     D_QK: tl.constexpr,
     D_V: tl.constexpr,
     D_QK_PADDED: tl.constexpr,
     D_V_PADDED: tl.constexpr,
+    GROUP: tl.constexpr,
+    GROUP_PADDED: tl.constexpr,
     SELECT_BLOCK: tl.constexpr,
-    CHUNKS: tl.constexpr,
-    N_PADDED: tl.constexpr,
+    TOKENS: tl.constexpr,
     ROWS: tl.constexpr,
     CHUNK: tl.constexpr,
 ):
-    # Which token, key/value head and part of its group this program computes.
-    program = tl.program_id(0)
-    token = program % t
-    kv_head = program // t % hk
-    part = program // t // hk % parts
-    batch = (program // t // hk // parts).to(tl.int64)
+    # Neighbouring programs read the same key/value head, so that the L2 cache serves them.
+    tile_number = tl.program_id(0) % num_tiles
+    kv_head = tl.program_id(0) // num_tiles
+    tile = tiles + tile_number * 4
+    token = tl.load(tile)
+    position = tl.load(tile + 1)
+    count = tl.load(tile + 2)
+    start = token - position  # of the sequence
+    tile_codes = codes + (tile_number.to(tl.int64) * hk + kv_head) * CODES
+    # Blocks that end at or before the tile's first token come first; only those behind need the causal mask.
+    num_codes = tl.load(counts + (tile_number * hk + kv_head) * 2)
+    num_past = tl.load(counts + (tile_number * hk + kv_head) * 2 + 1)
 
-    # Numbers from one token to the next.
-    k_row = hk * D_QK
-    v_row = hk * D_V
-
-    heads = part * ROWS + tl.arange(0, ROWS)[:, None]
+    rows = tl.arange(0, ROWS)
+    place = rows // GROUP_PADDED
+    head = rows % GROUP_PADDED
+    inside = (place < count) & (head < GROUP)
+    row = (token.to(tl.int64) * hk + kv_head) * GROUP + place * (hk * GROUP) + head
     dims_qk = tl.arange(0, D_QK_PADDED)[None, :]
     dims_v = tl.arange(0, D_V_PADDED)[None, :]
-    inside = heads < group
-    token_and_head = (batch * t + token) * hk + kv_head
+    q_block = tl.load(q + row[:, None] * D_QK + dims_qk, mask=inside[:, None] & (dims_qk < D_QK), other=0.0)
+    offsets = row[:, None] * D_V + dims_v
+    stored = inside[:, None] & (dims_v < D_V)
+    query = (position + place)[:, None]
 
-    q_tile = q + token_and_head * group * D_QK + heads * D_QK + dims_qk
-    q_block = tl.load(q_tile, mask=inside & (dims_qk < D_QK), other=0.0)
-
-    # Block numbers rise, so the blocks that start at or before the token are the first `count` of them.
-    numbers = block_numbers + token_and_head * n
-    slot = tl.arange(0, N_PADDED)
-    reached = tl.load(numbers + slot, mask=slot < n, other=t) <= token // SELECT_BLOCK
-    count = tl.sum(reached.to(tl.int32))
-
-    # A tile's pointers are its first number, which each step computes, plus offsets that stay.
+    CHUNKS: tl.constexpr = (SELECT_BLOCK + CHUNK - 1) // CHUNK
     column = tl.arange(0, CHUNK)
-    k_start = k + batch * t * k_row + kv_head * D_QK
-    v_start = v + batch * t * v_row + kv_head * D_V
-    k_offsets = column[:, None] * k_row + dims_qk
-    v_offsets = column[:, None] * v_row + dims_v
-
     row_max = tl.full([ROWS], -float("inf"), tl.float32)
     row_sum = tl.full([ROWS], 0.0, tl.float32)
     acc = tl.full([ROWS, D_V_PADDED], 0.0, tl.float32)
-
-    # A block's first token is visible and in its first chunk, so every row sees a key in the first step.
-    for step in range(count * CHUNKS):
-        which = step // CHUNKS
-        block = tl.load(numbers + which)
-        before = tl.load(numbers + which - 1, mask=which > 0, other=-1)
+    for step in range(num_past * CHUNKS):
+        code = tl.load(tile_codes + step // CHUNKS)
         offset = step % CHUNKS * CHUNK  # of the chunk in its block
-        first = block * SELECT_BLOCK + offset
-        visible = (offset + column < SELECT_BLOCK) & (first + column <= token) & (block != before)
-        k_tile = k_start + first.to(tl.int64) * k_row
-        v_tile = v_start + first.to(tl.int64) * v_row
-        k_block = tl.load(k_tile + k_offsets, mask=visible[:, None] & (dims_qk < D_QK), other=0.0)
-        v_block = tl.load(v_tile + v_offsets, mask=visible[:, None] & (dims_v < D_V), other=0.0)
+        first = (code >> TOKENS) * SELECT_BLOCK + offset
+        k_block = tl.reshape(k.load([start + first, kv_head, 0]), [CHUNK, D_QK_PADDED])
+        v_block = tl.reshape(v.load([start + first, kv_head, 0]), [CHUNK, D_V_PADDED])
+        visible = (((code >> place) & 1) != 0)[:, None]
+        if SELECT_BLOCK % CHUNK != 0:
+            visible = visible & (offset + column < SELECT_BLOCK)[None, :]
         row_max, row_sum, acc = attend_tile(
-            q_block, k_block, v_block, visible[None, :], row_max, row_sum, acc, scale_log2
+            q_block, k_block, v_block, visible, row_max, row_sum, acc, scale_log2
         )
+    for step in range(num_past * CHUNKS, num_codes * CHUNKS):
+        code = tl.load(tile_codes + step // CHUNKS)
+        offset = step % CHUNKS * CHUNK
+        first = (code >> TOKENS) * SELECT_BLOCK + offset
+        k_block = tl.reshape(k.load([start + first, kv_head, 0]), [CHUNK, D_QK_PADDED])
+        v_block = tl.reshape(v.load([start + first, kv_head, 0]), [CHUNK, D_V_PADDED])
+        visible = (((code >> place) & 1) != 0)[:, None] & (first + column[None, :] <= query)
+        if SELECT_BLOCK % CHUNK != 0:
+            visible = visible & (offset + column < SELECT_BLOCK)[None, :]
+        row_max, row_sum, acc = attend_tile(
+            q_block, k_block, v_block, visible, row_max, row_sum, acc, scale_log2
+        )
+    acc, row_lse = finish_rows(acc, row_max, row_sum, scale_log2)
+    tl.store(out + offsets, acc.to(out.dtype.element_ty), mask=stored)
+    tl.store(lse + row, row_lse, mask=inside)
 
-    # A token without blocks never entered the loop: 0/1 is its exact zero.
-    row_sum = tl.where(count == 0, 1.0, row_sum)
-    out_tile = out + token_and_head * group * D_V + heads * D_V + dims_v
-    tl.store(out_tile, (acc / row_sum[:, None]).to(out.dtype.element_ty), mask=inside & (dims_v < D_V))
 
-
-def launch_options(
-    dtype: torch.dtype, group: int, select_block: int, d_qk: int, d_v: int, shared_memory: int
+def tile_options(
+    dtype: torch.dtype,
+    group: int,
+    n: int,
+    layout: Layout,
+    d_qk: int,
+    d_v: int,
+    memory: int,
+    extra_rows: int = 0,
 ) -> dict[str, int]:
-    """Tile sides, warps and pipeline depth for padded head sizes; `shared_memory` in bytes."""
+    """Tokens, rows and keys of a tile, warps and pipeline depth for padded head sizes; `memory` in bytes.
+
+    `extra_rows` numbers a row stay in shared memory beside the queries.
+    """
+    group_padded = triton.next_power_of_2(group)
+    select_block = layout.config.select_block
+    most = max(1, min(max_tokens(layout), MAX_CODES // triton.next_power_of_2(max(1, n))))
     if dtype == torch.float32:  # no tensor cores, so every product takes registers
-        return {"ROWS": 16, "CHUNK": 16, "num_warps": 4, "num_stages": 1}
-    rows, chunk = min(MAX_ROWS, padded(group)), min(MAX_CHUNK, padded(select_block))
-    # The queries stay in shared memory; each stage of the pipeline holds one tile of keys and of values.
-    bytes_of = lambda stages: 2 * (rows * d_qk + stages * chunk * (d_qk + d_v))
-    while bytes_of(2) > shared_memory:
-        chunk = chunk // 2
-    # A third stage only where two programs still share a multiprocessor: each hides the other's waiting.
-    stages = 3 if bytes_of(3) <= shared_memory // 2 else 2
-    return {"ROWS": rows, "CHUNK": chunk, "num_warps": 4, "num_stages": stages}
-
-
-def rising(block_indices: Int[Tensor, "b t hk n"], none: int) -> Int[Tensor, "b t hk n"]:
-    """Each row's block numbers in rising order, with `none`, which is above them all, in place of -1."""
-    return torch.where(block_indices < 0, none, block_indices).sort(dim=-1).values
+        tokens = min(max(1, 16 // group_padded), most)
+        chunk, warps, stages = 16, 4, 1
+    else:
+        tokens = min(max(1, 64 // group_padded), most)
+        chunk, warps = min(64, padded(select_block)), 4
+        rows = max(16, tokens * group_padded)
+        # The queries stay in shared memory; each stage of the pipeline holds one tile of keys and of values.
+        bytes_of = lambda stages: 2 * (rows * (d_qk + extra_rows) + stages * chunk * (d_qk + d_v)) + 512
+        while bytes_of(2) > memory:
+            chunk = chunk // 2
+        # A third stage only where two programs still share a multiprocessor: each hides the other's waiting.
+        stages = 3 if bytes_of(3) <= memory // 2 else 2
+    rows = max(16, tokens * group_padded)
+    return {"TOKENS": tokens, "ROWS": rows, "CHUNK": chunk, "num_warps": warps, "num_stages": stages}
 
 
 def selected_forward(
-    q: Float[Tensor, "b t hq d_qk"],
-    k_slc: Float[Tensor, "b t hk d_qk"],
-    v_slc: Float[Tensor, "b t hk d_v"],
-    block_indices: Int[Tensor, "b t hk n"],
-    config: NSAConfig,
+    q: Float[Tensor, "tokens hq d_qk"],
+    k: Float[Tensor, "tokens hk d_qk"],
+    v: Float[Tensor, "tokens hk d_v"],
+    block_indices: Int[Tensor, "tokens hk n"],
+    layout: Layout,
     scale: float,
-) -> Float[Tensor, "b t hq d_v"]:
-    """`selected_attention` on arguments that were checked."""
-    b, t, hq, d_qk = q.shape
-    hk, d_v = v_slc.shape[2:]
-    group, n = hq // hk, block_indices.shape[3]
-    out = torch.empty(b, t, hq, d_v, dtype=q.dtype, device=q.device)
+) -> tuple[Float[Tensor, "tokens hq d_v"], Float[Tensor, "tokens hq"]]:
+    """(out, lse) for aligned tensors and block numbers as `ordered_blocks` gives them; lse as in band.py."""
+    tokens, hq, d_qk = q.shape
+    hk, d_v = v.shape[1:]
+    group, n, select_block = hq // hk, block_indices.shape[2], layout.config.select_block
+    out = torch.empty(tokens, hq, d_v, dtype=q.dtype, device=q.device)
+    lse = torch.empty(tokens, hq, dtype=torch.float32, device=q.device)
     d_qk_padded, d_v_padded, memory = padded(d_qk), padded(d_v), shared_memory(q.device)
-    options = launch_options(q.dtype, group, config.select_block, d_qk_padded, d_v_padded, memory)
-    parts = triton.cdiv(group, options["ROWS"])
-    programs = t * hk * parts * b
-    if programs == 0:
-        return out
+    options = tile_options(q.dtype, group, n, layout, d_qk_padded, d_v_padded, memory)
+    tiles = layout.tiles(options["TOKENS"])
+    codes, counts = merged_lists(block_indices, layout, options["TOKENS"])
     with torch.cuda.device_of(q):  # Triton launches on the current device
-        selected_kernel[(programs,)](
-            q.contiguous(),
-            k_slc.contiguous(),
-            v_slc.contiguous(),
-            rising(block_indices, none=config.num_selectable(t)),
-            out,
-            scale * LOG2_E,
-            t,
-            hk,
-            group,
-            parts,
-            n,
-            D_QK=d_qk,
-            D_V=d_v,
-            D_QK_PADDED=d_qk_padded,
-            D_V_PADDED=d_v_padded,
-            SELECT_BLOCK=config.select_block,
-            CHUNKS=triton.cdiv(config.select_block, options["CHUNK"]),
-            N_PADDED=triton.next_power_of_2(max(1, n)),
-            **options,
-        )
-    return out
+        selected_kernel[(len(tiles) * hk,)](
+            q, boxes(k, options["CHUNK"]), boxes(v, options["CHUNK"]), tiles, codes, counts, out, lse,
+            scale * LOG2_E, len(tiles), hk, CODES=codes.shape[2], D_QK=d_qk, D_V=d_v,
+            D_QK_PADDED=d_qk_padded, D_V_PADDED=d_v_padded, GROUP=group,
+            GROUP_PADDED=triton.next_power_of_2(group), SELECT_BLOCK=select_block, **options,
+        )  # fmt: skip
+    return out, lse
 
 
 def selected_attention(
@@ -241,4 +241,10 @@ def selected_attention(
             f"numbers from {low} to {high}",
             f"-1 to {blocks - 1} for {t} tokens",
         )
-    return selected_forward(q, k_slc, v_slc, block_indices, config, checked_scale(scale, q))
+    q, scale = positive_scale(q, checked_scale(scale, q))
+    if b == 0:
+        return q.new_empty(b, t, q.shape[2], v_slc.shape[3])
+    layout = Layout(tuple((i * t, i * t + t) for i in range(b)), config, q.device)
+    flat = (aligned(x.flatten(0, 1)) for x in pad_heads(q, k_slc, v_slc))
+    out, _ = selected_forward(*flat, ordered_blocks(block_indices).flatten(0, 1), layout, scale)
+    return out[..., : v_slc.shape[3]].unflatten(0, (b, t))

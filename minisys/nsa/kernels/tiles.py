@@ -4,7 +4,8 @@ Online softmax (Milakov and Gimelshein, arXiv 1805.02867; FlashAttention, arXiv 
 attention is Σ_j exp(s_j - m) v_j / Σ_j exp(s_j - m) with m = max_j s_j. Read tile by tile, m is only the
 largest score so far; when a tile brings a larger one, both sums are multiplied by exp(old m - new m) < 1.
 So three things are carried from tile to tile: `row_max` (m), `row_sum` (the denominator) and `acc` (the
-numerator), and no score ever leaves the chip.
+numerator), and no score ever leaves the chip. The backward pass computes every tile of scores a second time,
+from the logarithm of the denominator that the forward kept (lse).
 
 Two conventions: exponentials are powers of two, which the hardware computes, so scores are multiplied by
 scale · log2(e) instead of scale. And a tile's sides are powers of two of at least 16, as `tl.dot` wants:
@@ -22,6 +23,7 @@ import torch
 import triton
 import triton.language as tl
 from torch import Tensor
+from triton.tools.tensor_descriptor import TensorDescriptor
 
 from minisys.core.checks import check, check_rank, check_shape
 
@@ -37,25 +39,86 @@ if bool(INTERPRETED) != triton.knobs.runtime.interpret:
 
 @triton.jit
 @no_type_check  # a runtime type check of the annotations would hide the source that Triton compiles
+def product(a, b):
+    """a @ b, accumulated in float32."""
+    if INTERPRETED:  # the interpreter keeps bfloat16 as raw 16-bit integers and would multiply those
+        a = a.to(tl.float32)
+        b = b.to(tl.float32)
+    return tl.dot(a, b, input_precision="ieee")
+
+
+@triton.jit
+@no_type_check
+def product_onto(a, b, acc):
+    """acc + a @ b."""
+    if INTERPRETED:
+        a = a.to(tl.float32)
+        b = b.to(tl.float32)
+    return tl.dot(a, b, acc, input_precision="ieee")
+
+
+@triton.jit
+@no_type_check
 def attend_tile(q, k, v, visible, row_max, row_sum, acc, scale_log2):
     """Take one tile of keys and values into the online softmax.
 
     q [rows, d_qk], k [keys, d_qk], v [keys, d_v]; `visible` [rows, keys], or None where every row sees every
-    key. Every row must have seen a key by the end of its first tile: -inf - (-inf) is no number.
+    key. `row_max` is in units of q·k, so that scale and maximum are one multiply-add; scale_log2 > 0.
     """
-    if INTERPRETED:  # the interpreter keeps bfloat16 as raw 16-bit integers and would multiply those
-        q = q.to(tl.float32)
-        k = k.to(tl.float32)
-        v = v.to(tl.float32)
-    scores = tl.dot(q, tl.trans(k), input_precision="ieee") * scale_log2
+    scores = product(q, tl.trans(k))
     if visible is not None:
         scores = tl.where(visible, scores, -float("inf"))
     new_max = tl.maximum(row_max, tl.max(scores, axis=1))
-    weights = tl.exp2(scores - new_max[:, None])
-    shrink = tl.exp2(row_max - new_max)  # 0 at the first tile, where row_max is -inf
+    # A row that has seen no key yet subtracts 0: -inf - (-inf) is no number.
+    base = tl.where(new_max == -float("inf"), 0.0, new_max) * scale_log2
+    weights = tl.exp2(scores * scale_log2 - base[:, None])
+    shrink = tl.exp2(row_max * scale_log2 - base)  # 0 at the first tile, where row_max is -inf
     row_sum = row_sum * shrink + tl.sum(weights, axis=1)
-    acc = tl.dot(weights.to(v.dtype), v, acc * shrink[:, None], input_precision="ieee")
+    acc = product_onto(weights.to(v.dtype), v, acc * shrink[:, None])
     return new_max, row_sum, acc
+
+
+@triton.jit
+@no_type_check
+def finish_rows(acc, row_max, row_sum, scale_log2):
+    """(output, lse) at the end of the online softmax: acc / row_sum, and log2 Σ_j 2^(scale·log2(e)·q·k).
+
+    A row that saw no key is exactly zero, with lse = +inf, so that the backward gives it no weight.
+    """
+    empty = row_sum == 0.0
+    row_sum = tl.where(empty, 1.0, row_sum)
+    lse = tl.where(empty, float("inf"), row_max * scale_log2 + tl.log2(row_sum))
+    return acc / row_sum[:, None], lse
+
+
+@triton.jit
+@no_type_check
+def backward_tile_queries(q, k, v, do, visible, lse, delta, dq, scale_log2):
+    """Add one tile's part of dq / (gate · scale): q, do, dq [rows, d], k, v [keys, d]; lse, delta [rows].
+
+    With P = softmax(scale · q kᵀ): dS = P ∘ (do vᵀ - delta), dq += dS k, where delta = do · (P v).
+    """
+    weights = tl.exp2(product(q, tl.trans(k)) * scale_log2 - lse[:, None])
+    if visible is not None:
+        weights = tl.where(visible, weights, 0.0)
+    change = weights * (product(do, tl.trans(v)) - delta[:, None])
+    return product_onto(change.to(k.dtype), k, dq)
+
+
+@triton.jit
+@no_type_check
+def backward_tile_keys(q, k, v, do, visible, lse, delta, gate, dk, dv, scale_log2):
+    """Add one tile's part of dk / scale and dv; scores are transposed, `visible` [keys, rows].
+
+    dV += (gate · P)ᵀ do and dK += (gate · dS)ᵀ q, with dS as in `backward_tile_queries`.
+    """
+    weights = tl.exp2(product(k, tl.trans(q)) * scale_log2 - lse[None, :])
+    if visible is not None:
+        weights = tl.where(visible, weights, 0.0)
+    weights *= gate[None, :]
+    dv = product_onto(weights.to(do.dtype), do, dv)
+    change = weights * (product(v, tl.trans(do)) - delta[None, :])
+    return product_onto(change.to(q.dtype), q, dk), dv
 
 
 def padded(size: int) -> int:
@@ -69,6 +132,36 @@ def shared_memory(device: torch.device) -> int:
     if INTERPRETED:
         return 227 * 1024
     return triton.runtime.driver.active.utils.get_device_properties(device.index)["max_shared_mem"]
+
+
+def positive_scale(q: Tensor, scale: float) -> tuple[Tensor, float]:
+    """The same scores with a scale above zero, which the kernels want: (-q, -scale) where it is below."""
+    if scale < 0:
+        return -q, -scale
+    return q, max(scale, 1e-30)  # zero makes all scores equal, and so does 1e-30; masks stay -inf
+
+
+def boxes(x: Tensor, rows: int, heads: int = 1) -> TensorDescriptor:
+    """Describe x ``[rows, heads, d]`` as boxes of `rows` × `heads` × padded d for the copy engine.
+
+    Hopper copies such a box to shared memory with one instruction, older GPUs with loads that the compiler
+    writes. What lies outside of the tensor reads as 0, the padding of d included.
+    """
+    if x.shape[0] == 0:  # the copy engine knows no empty tensor; nobody reads this one
+        x = x.new_zeros(1, *x.shape[1:])
+    return TensorDescriptor(x, list(x.shape), list(x.stride()), [rows, heads, padded(x.shape[2])])
+
+
+def aligned(x: Tensor) -> Tensor:
+    """`x` as `boxes` wants it: contiguous, from an address that 16 divides."""
+    x = x.contiguous()
+    return x if x.data_ptr() % 16 == 0 else x.clone()
+
+
+def pad_heads(*tensors: Tensor) -> list[Tensor]:
+    """The tensors with zeros at the end of each head where it does not fill a multiple of 16 bytes."""
+    missing = [-x.shape[-1] % (16 // x.dtype.itemsize) for x in tensors]
+    return [torch.nn.functional.pad(x, (0, m)) if m else x for x, m in zip(tensors, missing, strict=True)]
 
 
 def check_inputs(q: Tensor, k: Tensor, v: Tensor, k_name: str, v_name: str) -> None:
@@ -86,8 +179,7 @@ def check_inputs(q: Tensor, k: Tensor, v: Tensor, k_name: str, v_name: str) -> N
     check_shape(k_name, k, (b, t, hk, d_qk), "b t hk d_qk")
     check_shape(v_name, v, (b, t, hk, d_v), "b t hk d_v")
     check(hk >= 1 and hq % hk == 0, "q", f"{hq} query heads", f"a multiple of the {hk} key/value heads")
-    for name, size in (("q", d_qk), (v_name, d_v)):
-        check(1 <= size <= MAX_HEAD_DIM, name, f"head size {size}", f"1 to {MAX_HEAD_DIM}")
+    check_heads(q, v, v_name)
     check(q.dtype in DTYPES, "q", q.dtype, f"one of {', '.join(map(str, DTYPES))}")
     check(
         q.is_cuda or bool(INTERPRETED),
@@ -99,6 +191,16 @@ def check_inputs(q: Tensor, k: Tensor, v: Tensor, k_name: str, v_name: str) -> N
         check(tensor.dtype == q.dtype, name, tensor.dtype, f"{q.dtype}, the dtype of q")
         check(tensor.device == q.device, name, tensor.device, f"{q.device}, the device of q")
     check_no_gradient(**{"q": q, k_name: k, v_name: v})
+
+
+def check_heads(q: Tensor, v: Tensor, v_name: str = "v_slc") -> None:
+    """Check that a tile of heads fits on the chip: q ``[b, t, hq, d_qk]``, v ``[b, t, hk, d_v]``.
+
+    Raises:
+        ValueError: a head is too large.
+    """
+    for name, size in (("q", q.shape[3]), (v_name, v.shape[3])):
+        check(1 <= size <= MAX_HEAD_DIM, name, f"head size {size}", f"1 to {MAX_HEAD_DIM}")
 
 
 def check_no_gradient(**tensors: Tensor) -> None:

@@ -1,0 +1,193 @@
+"""Attention of packed tiles to a band of keys, forward: the compressed and the window branch in one kernel.
+
+    out_i = Σ_{j in band(i)} softmax_j(scale · q_i · k_j) v_j        band(i) = { j : j·d + l - 1 <= i, j > i -
+    w }
+
+With a compressed key for every d tokens that summarises l of them (equation 7), the band is every block that
+ends at or before the query. With l = d = 1 and a width w it is the sliding window, and without w dense causal
+attention. A tile holds a few neighbouring tokens with all query heads of a group (layout.py); it walks over
+the keys of its band with the online softmax of tiles.py. Only tiles at the edges of the band need a mask.
+
+The last branch to run also adds up: o = Σ_c g_c · o_c (equation 5), so the outputs of the others are read
+once more and never by a kernel of their own.
+
+Layout: q ``[tokens, hq, d_qk]``, k ``[keys, hk, d_qk]``, v ``[keys, hk, d_v]``, out ``[tokens, hq, d_v]``,
+contiguous; lse float32 ``[tokens, hq]``, log2 Σ_j 2^(scale·log2(e)·q·k), +inf for a row that sees no key.
+
+Cost: 2·(d_qk + d_v) FLOPs for each visible (query head, key), and keys and values once for each tile of 128
+rows, from the L2 cache.
+"""
+
+from typing import no_type_check
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from minisys.nsa.kernels.layout import Layout
+from minisys.nsa.kernels.tiles import LOG2_E, attend_tile, boxes, finish_rows, padded, shared_memory
+
+
+@triton.jit
+@no_type_check
+def visible_keys(position, SPAN: tl.constexpr, STRIDE: tl.constexpr):
+    """Keys 0 … result - 1 end at or before `position`."""
+    return tl.maximum((position + 1 - SPAN + STRIDE) // STRIDE, 0)
+
+
+@triton.jit(do_not_specialize=["hk"])
+@no_type_check
+def band_kernel(
+    q,
+    k,
+    v,
+    out,
+    lse,
+    tiles,
+    gates,
+    o_cmp,
+    o_slc,
+    total,
+    scale_log2,
+    hk,
+    SPAN: tl.constexpr,
+    STRIDE: tl.constexpr,
+    WINDOW: tl.constexpr,
+    GROUP: tl.constexpr,
+    GROUP_PADDED: tl.constexpr,
+    D_V: tl.constexpr,
+    D_QK_PADDED: tl.constexpr,
+    D_V_PADDED: tl.constexpr,
+    ROWS: tl.constexpr,
+    KEYS: tl.constexpr,
+    STORE: tl.constexpr,
+    COMBINE: tl.constexpr,
+):
+    tile = tiles + tl.program_id(0) // hk * 4
+    kv_head = tl.program_id(0) % hk
+    token = tl.load(tile)
+    position = tl.load(tile + 1)
+    count = tl.load(tile + 2)
+    key_start = token - position if SPAN == 1 else tl.load(tile + 3)
+
+    rows = tl.arange(0, ROWS)
+    place = rows // GROUP_PADDED
+    head = rows % GROUP_PADDED
+    inside = (place < count) & (head < GROUP)
+    row = place * (hk * GROUP) + head  # from the tile's first row, in [tokens, hq]
+    first_row = (token.to(tl.int64) * hk + kv_head) * GROUP
+    q_block = tl.reshape(q.load([token, kv_head * GROUP, 0]), [ROWS, D_QK_PADDED])
+
+    end = visible_keys(position + place, SPAN, STRIDE)[:, None]
+    begin = end - WINDOW
+    last = visible_keys(position + count - 1, SPAN, STRIDE)
+    full_last = visible_keys(position, SPAN, STRIDE)  # keys before it are visible to every row
+    # Keys bulk … tail - 1, in whole tiles, are visible to every row and need no mask.
+    start, bulk = 0, 0
+    if WINDOW:
+        start = tl.maximum(full_last - WINDOW, 0)
+        bulk = start + tl.cdiv(tl.maximum(last - WINDOW, 0) - start, KEYS) * KEYS
+    tail = bulk + tl.maximum(full_last - bulk, 0) // KEYS * KEYS
+
+    row_max = tl.full([ROWS], -float("inf"), tl.float32)
+    row_sum = tl.full([ROWS], 0.0, tl.float32)
+    acc = tl.full([ROWS, D_V_PADDED], 0.0, tl.float32)
+    columns = tl.arange(0, KEYS)[None, :]
+    if WINDOW:
+        for first in range(start, bulk, KEYS):
+            k_block = tl.reshape(k.load([key_start + first, kv_head, 0]), [KEYS, D_QK_PADDED])
+            v_block = tl.reshape(v.load([key_start + first, kv_head, 0]), [KEYS, D_V_PADDED])
+            visible = (first + columns < end) & (first + columns >= begin)
+            row_max, row_sum, acc = attend_tile(
+                q_block, k_block, v_block, visible, row_max, row_sum, acc, scale_log2
+            )
+    for first in range(bulk, tail, KEYS):
+        k_block = tl.reshape(k.load([key_start + first, kv_head, 0]), [KEYS, D_QK_PADDED])
+        v_block = tl.reshape(v.load([key_start + first, kv_head, 0]), [KEYS, D_V_PADDED])
+        row_max, row_sum, acc = attend_tile(
+            q_block, k_block, v_block, None, row_max, row_sum, acc, scale_log2
+        )
+    for first in range(tail, last, KEYS):
+        k_block = tl.reshape(k.load([key_start + first, kv_head, 0]), [KEYS, D_QK_PADDED])
+        v_block = tl.reshape(v.load([key_start + first, kv_head, 0]), [KEYS, D_V_PADDED])
+        visible = first + columns < end
+        if WINDOW:
+            visible = visible & (first + columns >= begin)
+        row_max, row_sum, acc = attend_tile(
+            q_block, k_block, v_block, visible, row_max, row_sum, acc, scale_log2
+        )
+
+    acc, row_lse = finish_rows(acc, row_max, row_sum, scale_log2)
+    dims = tl.arange(0, D_V_PADDED)[None, :]
+    stored = inside[:, None] & (dims < D_V)
+    offsets = first_row * D_V + (row[:, None] * D_V + dims)
+    if STORE:
+        tl.store(lse + first_row + row, row_lse, mask=inside)
+        tl.store(out + offsets, acc.to(out.dtype.element_ty), mask=stored)
+    if COMBINE:
+        gate = gates + (first_row + row) * 3
+        compressed = tl.load(o_cmp + offsets, mask=stored, other=0.0).to(tl.float32)
+        selected = tl.load(o_slc + offsets, mask=stored, other=0.0).to(tl.float32)
+        acc *= tl.load(gate + 2, mask=inside, other=0.0).to(tl.float32)[:, None]
+        acc += tl.load(gate, mask=inside, other=0.0).to(tl.float32)[:, None] * compressed
+        acc += tl.load(gate + 1, mask=inside, other=0.0).to(tl.float32)[:, None] * selected
+        tl.store(total + offsets, acc.to(total.dtype.element_ty), mask=stored)
+
+
+def launch_options(dtype: torch.dtype, d_qk: int, d_v: int, memory: int, window: int) -> dict[str, int]:
+    """Rows and keys of a tile, warps and pipeline depth for padded head sizes; `memory` in bytes."""
+    if dtype == torch.float32:  # no tensor cores, so every product takes registers
+        return {"ROWS": 64, "KEYS": 16, "num_warps": 8, "num_stages": 1}
+    rows, keys, stages = (64, 32, 3) if window else (128, 64, 3)
+    bytes_of = lambda stages: 2 * (rows * d_qk + stages * keys * (d_qk + d_v))
+    while bytes_of(2) > memory:
+        rows, keys = max(64, rows // 2), keys // 2
+    return {
+        "ROWS": rows,
+        "KEYS": keys,
+        "num_warps": 8 if rows == 128 else 4,
+        "num_stages": stages if bytes_of(stages) <= memory else 2,
+    }
+
+
+def band_forward(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    layout: Layout,
+    scale: float,
+    *,
+    span: int = 1,
+    stride: int = 1,
+    window: int = 0,
+    combine: tuple[Tensor, Tensor, Tensor, Tensor] | None = None,
+    store: bool = True,
+) -> tuple[Tensor, Tensor]:
+    """(out, lse) of a branch, from aligned tensors; `window` 0 is none.
+
+    `combine` (total, gates, o_cmp, o_slc) fills `total`, which may be o_cmp itself. Without `store` the
+    branch's own output and lse are not kept, and come back empty.
+    """
+    tokens, hq, d_qk = q.shape
+    hk, d_v = v.shape[1:]
+    group = hq // hk
+    kept = tokens if store else 0
+    out = torch.empty(kept, hq, d_v, dtype=q.dtype, device=q.device)
+    lse = torch.empty(kept, hq, dtype=torch.float32, device=q.device)
+    d_qk_padded, d_v_padded = padded(d_qk), padded(d_v)
+    options = launch_options(q.dtype, d_qk_padded, d_v_padded, shared_memory(q.device), window)
+    group_padded = triton.next_power_of_2(group)
+    options["ROWS"] = max(options["ROWS"], group_padded)
+    tokens_of_tile = options["ROWS"] // group_padded
+    tiles = layout.tiles(tokens_of_tile)
+    total, gates, o_cmp, o_slc = combine or (out, lse, out, out)
+    with torch.cuda.device_of(q):
+        band_kernel[(len(tiles) * hk,)](
+            boxes(q, tokens_of_tile, group_padded), boxes(k, options["KEYS"]), boxes(v, options["KEYS"]),
+            out, lse, tiles, gates, o_cmp, o_slc, total, scale * LOG2_E, hk,
+            SPAN=span, STRIDE=stride, WINDOW=window, GROUP=group, GROUP_PADDED=group_padded,
+            D_V=d_v, D_QK_PADDED=d_qk_padded, D_V_PADDED=d_v_padded,
+            STORE=store, COMBINE=combine is not None, **options,
+        )  # fmt: skip
+    return out, lse

@@ -1,0 +1,218 @@
+"""Importance of selection blocks and the top n of them, in one kernel (equations 8 to 12).
+
+    p = 2^(scale·log2(e)·q k_cmp - lse)      summed over the heads of a group, credited to blocks, top n taken
+
+The compressed branch leaves lse, so the scores of a tile of keys become probabilities at once. A program
+takes a few neighbouring tokens with all heads of a group, as columns, and walks over the compressed keys:
+scores [keys, tokens·group], then the sum over the group, [keys, tokens]. That goes into scratch memory of the
+program's own, at most tokens·tc numbers. When the tile is done the program reads the scratch back block by
+block, adds up what the compressed blocks credit to each selection block, and keeps the n largest.
+
+So no matrix of [t, t/d] is ever written. The grid is as large as the GPU and each program takes one tile
+after another, so scratch is (programs)·(tokens of a tile)·tc numbers: linear in t, and mostly in the L2
+cache.
+
+Choice: initial and local blocks are always taken, blocks behind the query never, ties go to the earlier
+block. Importance and number of a block are one 64-bit integer: a non-negative float32 sorts like its bits,
+and the number stands inverted in the low half, so that one comparison does both. The next best block is the
+largest integer below the last one.
+
+Layout as in band.py; block numbers are int32 ``[tokens, hk, n]``, ascending, -1 where fewer blocks exist.
+
+Cost: 2·d_qk FLOPs for each visible (query head, compressed key), half of what the compressed branch does.
+"""
+
+from typing import no_type_check
+
+import torch
+import triton
+import triton.language as tl
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from minisys.nsa.kernels.band import visible_keys
+from minisys.nsa.kernels.layout import Layout
+from minisys.nsa.kernels.tiles import INTERPRETED, LOG2_E, boxes, padded, product
+
+
+@triton.jit
+@no_type_check
+def group_weights(k_block, q_block, lse, scale_log2, TOKENS: tl.constexpr, GROUP_PADDED: tl.constexpr):
+    """Probabilities of [keys, tokens·group] scores, summed over the group: [keys, tokens]."""
+    weights = tl.exp2(product(k_block, tl.trans(q_block)) * scale_log2 - lse[None, :])
+    return tl.sum(tl.reshape(weights, [k_block.shape[0], TOKENS, GROUP_PADDED]), axis=2)
+
+
+@triton.jit
+@no_type_check
+def largest_below(candidates, bound):
+    """The largest of candidates [parts, tokens, lanes] that is below bound [1, tokens, 1]; -1 if none is."""
+    below = tl.where(candidates < bound, candidates, -1)
+    return tl.max(tl.max(below, axis=0, keep_dims=True), axis=2, keep_dims=True)
+
+
+@triton.jit(do_not_specialize=["num_tiles", "hk", "scratch_row"])
+@no_type_check
+def importance_kernel(
+    q,
+    k_cmp,
+    lse,
+    tiles,
+    scratch,
+    block_indices,
+    scale_log2,
+    num_tiles,
+    hk,
+    scratch_row,
+    SPAN: tl.constexpr,
+    STRIDE: tl.constexpr,
+    SELECT_BLOCK: tl.constexpr,
+    TOP_N: tl.constexpr,
+    N_PADDED: tl.constexpr,
+    INITIAL: tl.constexpr,
+    LOCAL: tl.constexpr,
+    GROUP: tl.constexpr,
+    GROUP_PADDED: tl.constexpr,
+    D_PADDED: tl.constexpr,
+    TOKENS: tl.constexpr,
+    KEYS: tl.constexpr,
+    BLOCKS: tl.constexpr,
+):
+    columns = tl.arange(0, TOKENS * GROUP_PADDED)
+    place = columns // GROUP_PADDED
+    head = columns % GROUP_PADDED
+    key_rows = tl.arange(0, KEYS)
+    token_rows = tl.arange(0, TOKENS)
+    own_scratch = scratch + tl.program_id(0).to(tl.int64) * TOKENS * scratch_row
+    scratch_tile = token_rows[None, :] * scratch_row + key_rows[:, None]
+
+    for program in range(tl.program_id(0), num_tiles * hk, tl.num_programs(0)):
+        tile = tiles + program // hk * 4
+        kv_head = program % hk
+        token = tl.load(tile)
+        position = tl.load(tile + 1)
+        count = tl.load(tile + 2)
+        key_start = tl.load(tile + 3)
+
+        # 1. Probabilities of the compressed keys, summed over the group.
+        inside = (place < count) & (head < GROUP)
+        row = place * (hk * GROUP) + head
+        first_row = (token.to(tl.int64) * hk + kv_head) * GROUP
+        q_block = tl.reshape(q.load([token, kv_head * GROUP, 0]), [TOKENS * GROUP_PADDED, D_PADDED])
+        row_lse = tl.load(lse + first_row + row, mask=inside, other=float("inf"))  # 2^-inf: weighs nothing
+        end = visible_keys(position + token_rows, SPAN, STRIDE)[None, :]
+        last = visible_keys(position + count - 1, SPAN, STRIDE)
+        full = visible_keys(position, SPAN, STRIDE) // KEYS * KEYS
+        for first in range(0, full, KEYS):
+            k_block = tl.reshape(k_cmp.load([key_start + first, kv_head, 0]), [KEYS, D_PADDED])
+            weights = group_weights(k_block, q_block, row_lse, scale_log2, TOKENS, GROUP_PADDED)
+            tl.store(own_scratch + first + scratch_tile, weights)
+        for first in range(full, last, KEYS):
+            keys = (first + key_rows)[:, None]
+            k_block = tl.reshape(k_cmp.load([key_start + first, kv_head, 0]), [KEYS, D_PADDED])
+            weights = group_weights(k_block, q_block, row_lse, scale_log2, TOKENS, GROUP_PADDED)
+            weights = tl.where(keys < end, weights, 0.0)
+            tl.store(own_scratch + first + scratch_tile, weights)
+        tl.debug_barrier()  # the numbers of every warp are there
+
+        # 2. The best of the blocks that are not forced: the best so far against BLOCKS new ones at a time.
+        # Axes [part, token, lane]: a warp owns tokens, so that a maximum over blocks needs no other warp.
+        FORCED: tl.constexpr = INITIAL + LOCAL
+        own = ((position + token_rows) // SELECT_BLOCK)[None, :, None]
+        lane = tl.arange(0, 32)[None, None, :]
+        parts = tl.arange(0, BLOCKS // 32)[:, None, None] * 32 + lane
+        slots = tl.arange(0, N_PADDED // 32)[:, None, None] * 32 + lane
+        token_scratch = own_scratch + token_rows[None, :, None] * scratch_row
+        best = tl.full([N_PADDED // 32, TOKENS, 32], -1, tl.int64)
+        for first_block in range(0, (position + count - 1) // SELECT_BLOCK + 1, BLOCKS):
+            block = first_block + parts
+            importance = tl.full([BLOCKS // 32, TOKENS, 32], 0.0, tl.float32)
+            # Compressed block i is SPAN/STRIDE pieces long, and credits a block for each piece in it.
+            PIECES: tl.constexpr = SELECT_BLOCK // STRIDE
+            LONG: tl.constexpr = SPAN // STRIDE
+            for shift in tl.static_range(-(LONG - 1), PIECES):
+                key = block * PIECES + shift
+                found = tl.load(token_scratch + key, mask=(key >= 0) & (key < last), other=0.0)
+                importance += (min(shift + LONG, PIECES) - max(shift, 0)) * found
+            value = importance.to(tl.int32, bitcast=True).to(tl.int64)
+            candidate = (value << 32) | (0x7FFFFFFF - block).to(tl.int64)
+            candidate = tl.where((block >= INITIAL) & (block <= own - LOCAL), candidate, -1)
+            bound = tl.full([1, TOKENS, 1], 0x7FFFFFFFFFFFFFFF, tl.int64)
+            merged = tl.full([N_PADDED // 32, TOKENS, 32], -1, tl.int64)
+            for i in range(FORCED, TOP_N):
+                bound = tl.maximum(largest_below(candidate, bound), largest_below(best, bound))
+                merged = tl.where(slots == i, bound, merged)
+            best = merged
+
+        # 3. The forced ones join them: first the initial blocks, then the local ones that are none of those.
+        number = 0x7FFFFFFF - (best & 0x7FFFFFFF).to(tl.int32)
+        number = tl.where(slots < FORCED, own - (slots - INITIAL), number)
+        number = tl.where(slots < INITIAL, slots, number)
+        taken = tl.where(slots < FORCED, number >= INITIAL, best >= 0)
+        taken = tl.where(slots < INITIAL, slots <= own, taken)
+        number = tl.where(taken, number, 0x7FFFFFFF)
+        number = tl.reshape(tl.permute(number, [1, 0, 2]), [TOKENS, N_PADDED])
+        slot = tl.arange(0, N_PADDED)[None, :]
+
+        # 4. In rising order: a number goes to the place that as many smaller ones leave it.
+        smaller = (number[:, None, :] < number[:, :, None]) | (
+            (number[:, None, :] == number[:, :, None]) & (slot[:, None, :] < slot[:, :, None])
+        )
+        rank = tl.sum(smaller.to(tl.int32), axis=2)
+        target = (
+            block_indices
+            + (token.to(tl.int64) * hk + kv_head) * TOP_N
+            + token_rows[:, None] * (hk * TOP_N)
+            + rank
+        )
+        tl.store(
+            target,
+            tl.where(number < 0x7FFFFFFF, number, -1),
+            mask=(token_rows[:, None] < count) & (rank < TOP_N),
+        )
+        tl.debug_barrier()  # nobody reads the scratch any more
+
+
+def launch_options(dtype: torch.dtype, d: int) -> dict[str, int]:
+    """Columns (tokens · group) and keys of a tile, numbers that the choice looks at together, warps, pipeline
+    depth, programs for each multiprocessor, and registers of a thread, so that as many programs fit."""
+    if dtype == torch.float32:
+        return {"COLUMNS": 64, "KEYS": 16, "BLOCKS": 4096, "num_warps": 4, "num_stages": 1, "PER_SM": 2}
+    options = {"COLUMNS": 128, "KEYS": 64, "BLOCKS": 2048, "num_warps": 4, "num_stages": 3}
+    return options | ({"PER_SM": 3, "maxnreg": 168} if d <= 128 else {"PER_SM": 1})
+
+
+def top_blocks_forward(
+    q: Float[Tensor, "tokens hq d_qk"],
+    k_cmp: Float[Tensor, "keys hk d_qk"],
+    lse: Float[Tensor, "tokens hq"],
+    layout: Layout,
+    scale: float,
+) -> Int[Tensor, "tokens hk n"]:
+    """Block numbers of every token, from contiguous tensors and the lse of the compressed branch."""
+    tokens, hq, d = q.shape
+    hk, config = k_cmp.shape[1], layout.config
+    group = hq // hk
+    group_padded = triton.next_power_of_2(group)
+    options = launch_options(q.dtype, padded(d))
+    tile_tokens = max(1, options.pop("COLUMNS") // group_padded)
+    per_sm = options.pop("PER_SM")
+    options["BLOCKS"] = max(32, options["BLOCKS"] // tile_tokens)
+    tiles = layout.tiles(tile_tokens)
+    processors = 1 if INTERPRETED else torch.cuda.get_device_properties(q.device).multi_processor_count
+    programs = min(len(tiles) * hk, processors * per_sm)
+    # Stores of a tile may run over the last key, up to a whole tile of keys.
+    scratch_row = config.num_compressed(layout.longest) + options["KEYS"]
+    scratch = torch.empty(programs, tile_tokens, scratch_row, dtype=torch.float32, device=q.device)
+    block_indices = torch.empty(tokens, hk, config.top_n, dtype=torch.int32, device=q.device)
+    with torch.cuda.device_of(q):
+        importance_kernel[(programs,)](
+            boxes(q, tile_tokens, group_padded), boxes(k_cmp, options["KEYS"]), lse, tiles, scratch,
+            block_indices, scale * LOG2_E, len(tiles), hk, scratch_row,
+            SPAN=config.compress_block, STRIDE=config.compress_stride, SELECT_BLOCK=config.select_block,
+            TOP_N=config.top_n, N_PADDED=max(32, triton.next_power_of_2(config.top_n)),
+            INITIAL=config.initial_blocks, LOCAL=config.local_blocks,
+            GROUP=group, GROUP_PADDED=group_padded, D_PADDED=padded(d), TOKENS=tile_tokens,
+            **options,
+        )  # fmt: skip
+    return block_indices
