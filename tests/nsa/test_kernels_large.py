@@ -39,7 +39,7 @@ def chosen(inputs, b):
     """Block numbers of batch row `b`, from the operator itself."""
     t = inputs["q"].shape[1]
     row = [tensor[b].contiguous() for tensor in inputs.values()]
-    return nsa_op(*row, None, [0, t], FIELDS, 128**-0.5, False)[-1]
+    return nsa_op(*row, None, [0, t], FIELDS, row[0].shape[-1] ** -0.5, False)[-1]
 
 
 def tail(inputs, blocks, rows, b):

@@ -43,14 +43,6 @@ def group_weights(k_block, q_block, lse, scale_log2, TOKENS: tl.constexpr, GROUP
     return tl.sum(tl.reshape(weights, [k_block.shape[0], TOKENS, GROUP_PADDED]), axis=2)
 
 
-@triton.jit
-@no_type_check
-def largest_below(candidates, bound):
-    """The largest of candidates [parts, tokens, lanes] that is below bound [1, tokens, 1]; -1 if none is."""
-    below = tl.where(candidates < bound, candidates, -1)
-    return tl.max(tl.max(below, axis=0, keep_dims=True), axis=2, keep_dims=True)
-
-
 @triton.jit(do_not_specialize=["num_tiles", "hk", "scratch_row"])
 @no_type_check
 def importance_kernel(
@@ -116,43 +108,43 @@ def importance_kernel(
         tl.debug_barrier()  # the numbers of every warp are there
 
         # 2. The best of the blocks that are not forced: the best so far against BLOCKS new ones at a time.
-        # Axes [part, token, lane]: a warp owns tokens, so that a maximum over blocks needs no other warp.
         FORCED: tl.constexpr = INITIAL + LOCAL
-        own = ((position + token_rows) // SELECT_BLOCK)[None, :, None]
-        lane = tl.arange(0, 32)[None, None, :]
-        parts = tl.arange(0, BLOCKS // 32)[:, None, None] * 32 + lane
-        slots = tl.arange(0, N_PADDED // 32)[:, None, None] * 32 + lane
-        token_scratch = own_scratch + token_rows[None, :, None] * scratch_row
-        best = tl.full([N_PADDED // 32, TOKENS, 32], -1, tl.int64)
+        own = ((position + token_rows) // SELECT_BLOCK)[:, None]
+        slot = tl.arange(0, N_PADDED)[None, :]
+        best = tl.full([TOKENS, N_PADDED], -1, tl.int64)
         for first_block in range(0, (position + count - 1) // SELECT_BLOCK + 1, BLOCKS):
-            block = first_block + parts
-            importance = tl.full([BLOCKS // 32, TOKENS, 32], 0.0, tl.float32)
+            block = first_block + tl.arange(0, BLOCKS)[None, :]
+            importance = tl.full([TOKENS, BLOCKS], 0.0, tl.float32)
             # Compressed block i is SPAN/STRIDE pieces long, and credits a block for each piece in it.
             PIECES: tl.constexpr = SELECT_BLOCK // STRIDE
             LONG: tl.constexpr = SPAN // STRIDE
             for shift in tl.static_range(-(LONG - 1), PIECES):
                 key = block * PIECES + shift
-                found = tl.load(token_scratch + key, mask=(key >= 0) & (key < last), other=0.0)
+                found = tl.load(
+                    own_scratch + token_rows[:, None] * scratch_row + key,
+                    mask=(key >= 0) & (key < last),
+                    other=0.0,
+                )
                 importance += (min(shift + LONG, PIECES) - max(shift, 0)) * found
             value = importance.to(tl.int32, bitcast=True).to(tl.int64)
             candidate = (value << 32) | (0x7FFFFFFF - block).to(tl.int64)
             candidate = tl.where((block >= INITIAL) & (block <= own - LOCAL), candidate, -1)
-            bound = tl.full([1, TOKENS, 1], 0x7FFFFFFFFFFFFFFF, tl.int64)
-            merged = tl.full([N_PADDED // 32, TOKENS, 32], -1, tl.int64)
+            bound = tl.full([TOKENS], 0x7FFFFFFFFFFFFFFF, tl.int64)
+            merged = tl.full([TOKENS, N_PADDED], -1, tl.int64)
             for i in range(FORCED, TOP_N):
-                bound = tl.maximum(largest_below(candidate, bound), largest_below(best, bound))
-                merged = tl.where(slots == i, bound, merged)
+                new = tl.max(tl.where(candidate < bound[:, None], candidate, -1), axis=1)
+                old = tl.max(tl.where(best < bound[:, None], best, -1), axis=1)
+                bound = tl.maximum(new, old)
+                merged = tl.where(slot == i, bound[:, None], merged)
             best = merged
 
         # 3. The forced ones join them: first the initial blocks, then the local ones that are none of those.
         number = 0x7FFFFFFF - (best & 0x7FFFFFFF).to(tl.int32)
-        number = tl.where(slots < FORCED, own - (slots - INITIAL), number)
-        number = tl.where(slots < INITIAL, slots, number)
-        taken = tl.where(slots < FORCED, number >= INITIAL, best >= 0)
-        taken = tl.where(slots < INITIAL, slots <= own, taken)
+        number = tl.where(slot < FORCED, own - (slot - INITIAL), number)
+        number = tl.where(slot < INITIAL, slot, number)
+        taken = tl.where(slot < FORCED, number >= INITIAL, best >= 0)
+        taken = tl.where(slot < INITIAL, slot <= own, taken)
         number = tl.where(taken, number, 0x7FFFFFFF)
-        number = tl.reshape(tl.permute(number, [1, 0, 2]), [TOKENS, N_PADDED])
-        slot = tl.arange(0, N_PADDED)[None, :]
 
         # 4. In rising order: a number goes to the place that as many smaller ones leave it.
         smaller = (number[:, None, :] < number[:, :, None]) | (
@@ -197,7 +189,7 @@ def top_blocks_forward(
     options = launch_options(q.dtype, padded(d))
     tile_tokens = max(1, options.pop("COLUMNS") // group_padded)
     per_sm = options.pop("PER_SM")
-    options["BLOCKS"] = max(32, options["BLOCKS"] // tile_tokens)
+    options["BLOCKS"] = max(16, options["BLOCKS"] // tile_tokens)
     tiles = layout.tiles(tile_tokens)
     processors = 1 if INTERPRETED else torch.cuda.get_device_properties(q.device).multi_processor_count
     programs = min(len(tiles) * hk, processors * per_sm)
@@ -210,7 +202,7 @@ def top_blocks_forward(
             boxes(q, tile_tokens, group_padded), boxes(k_cmp, options["KEYS"]), lse, tiles, scratch,
             block_indices, scale * LOG2_E, len(tiles), hk, scratch_row,
             SPAN=config.compress_block, STRIDE=config.compress_stride, SELECT_BLOCK=config.select_block,
-            TOP_N=config.top_n, N_PADDED=max(32, triton.next_power_of_2(config.top_n)),
+            TOP_N=config.top_n, N_PADDED=triton.next_power_of_2(config.top_n),
             INITIAL=config.initial_blocks, LOCAL=config.local_blocks,
             GROUP=group, GROUP_PADDED=group_padded, D_PADDED=padded(d), TOKENS=tile_tokens,
             **options,
