@@ -1,4 +1,4 @@
-"""The command line: ``minisys info``, ``minisys claims``, ``minisys bench`` and ``minisys grade``.
+"""The command line: ``minisys info``, ``claims``, ``bench``, ``grade`` and ``rag``.
 
 A bad argument or a broken file is one line on standard error and exit status 2, never a traceback.
 """
@@ -16,6 +16,7 @@ from minisys import claims as ledger_module
 from minisys.bench import command, results
 from minisys.core import paths
 from minisys.grade import command as grade_command
+from minisys.kgrag.command import app as rag_app
 
 
 class Commands(TyperGroup):
@@ -36,6 +37,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="The large-model systems of 2025, implemented, measured and taught.",
 )
+
+
+app.add_typer(rag_app, name="rag")
 
 
 @app.callback()

@@ -85,7 +85,7 @@ def test_a_command_that_does_not_exist_fails_its_step(capfd):
 def install(tmp_path, monkeypatch):
     """The installer on a repository of its own, with pip replaced by a record of what it was asked."""
     module = load_tool("install")
-    for name in ("requirements.txt", "pyproject.toml"):
+    for name in ("requirements.txt", "requirements-models.txt", "pyproject.toml"):
         (tmp_path / name).write_text(f"{name} 1\n")
     venv = tmp_path / ".venv"
     monkeypatch.setattr(module, "ROOT", tmp_path)
@@ -116,10 +116,10 @@ def install(tmp_path, monkeypatch):
 def test_install_runs_once_for_each_lock(install):
     assert install.main() == 0
     assert install.main() == 0
-    assert install.asked == ["-r", "--no-deps"]
+    assert install.asked == ["-r", "--no-deps", "--no-deps"]
     (install.ROOT / "requirements.txt").write_text("another\n")
     assert install.main() == 0
-    assert install.asked == ["-r", "--no-deps"] * 2
+    assert install.asked == ["-r", "--no-deps", "--no-deps"] * 2
     assert len(install.made) == 1
 
 
@@ -129,7 +129,7 @@ def test_install_that_failed_is_tried_again(install, capsys):
     assert "pip failed" in capsys.readouterr().out
     install.code = 0
     assert install.main() == 0
-    assert install.asked == ["-r", "-r", "--no-deps"]
+    assert install.asked == ["-r", "-r", "--no-deps", "--no-deps"]
     assert len(install.made) == 1
 
 
@@ -141,7 +141,7 @@ def test_install_that_was_killed_starts_over(install, capsys):
     assert "interrupted" in capsys.readouterr().out
     assert len(install.made) == 2
     assert install.main() == 0
-    assert install.asked == ["-r", "-r", "--no-deps"]
+    assert install.asked == ["-r", "-r", "--no-deps", "--no-deps"]
 
 
 def test_install_says_which_python_it_found(install, monkeypatch, capsys):

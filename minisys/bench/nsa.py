@@ -9,13 +9,15 @@ all gradients, at a length that is no multiple of a block. At each timed size th
 selected attention are compared with float64 too, so that an index that overflows at 64k is seen.
 """
 
+import sys
 from collections.abc import Callable
 from dataclasses import asdict
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from minisys.bench.harness import Built, Case, Plan, Unavailable
+from minisys.bench.harness import Built, Case, Plan, Unavailable, run_plan
 from minisys.bench.nsa_checks import check_paths, check_small, check_tail
 from minisys.bench.nsa_paths import Implementation, find_paths, peer_versions
 from minisys.bench.nsa_problems import (
@@ -29,6 +31,7 @@ from minisys.bench.nsa_problems import (
     leaves,
 )
 
+DEVICES = ("cuda", "cpu")
 LONG = (4096, 8192, 16384, 32768, 65536)
 SIZES = {
     ("cuda", False): Sizes(64, 4, 128, torch.bfloat16, LONG, 1100),
@@ -36,6 +39,16 @@ SIZES = {
     ("cpu", False): Sizes(4, 2, 32, torch.float32, (1024, 2048, 4096), 1100),
     ("cpu", True): Sizes(4, 2, 32, torch.float32, (256, 512), 333),
 }
+
+
+def run(command: str, *, device: str, quick: bool, out: Path | None, minutes: float) -> int:
+    """Measure and write the result file; 1 where a row of our own code failed, else 0."""
+    _, failed = run_plan(
+        plan(device, quick=quick), command, device=device, quick=quick, out=out, minutes=minutes
+    )
+    for row in failed:
+        print(f"failed: {row['case']} t {row['t']} {row['direction']}: {row['reason']}", file=sys.stderr)
+    return 1 if failed else 0
 
 
 def plan(device: str, *, quick: bool = False) -> Plan:

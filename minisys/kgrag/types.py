@@ -1,12 +1,12 @@
 """What the stages of KG²RAG hand to each other (arXiv 2502.06864, section 3.1).
 
-A corpus is cut into chunks; triples (head, relation, tail) are extracted from each chunk, and a triple remembers
-its chunk: G = {(h, r, t, c)}. Entities are numbered, and so are chunks: arrays of numbers are what expansion and
-spanning trees work on, and what an index stores.
+A corpus is cut into chunks; triples (head, relation, tail) are extracted from each chunk, and a triple
+remembers its chunk: G = {(h, r, t, c)}. Entities are numbered, and so are chunks: arrays of numbers are what
+expansion and spanning trees work on, and what an index stores.
 """
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -79,6 +79,7 @@ class Corpus:
     graph: Graph
 
 
+@runtime_checkable
 class Embedder(Protocol):
     """Maps texts to vectors of unit length, float32 ``[texts, dim]``; cosine is their dot product."""
 
@@ -88,6 +89,7 @@ class Embedder(Protocol):
     def __call__(self, texts: list[str]) -> Float[np.ndarray, "texts dim"]: ...
 
 
+@runtime_checkable
 class Reranker(Protocol):
     """Scores how well each text answers a question, float32 ``[texts]``; larger is better."""
 
@@ -96,6 +98,7 @@ class Reranker(Protocol):
     def __call__(self, question: str, texts: list[str]) -> Float[np.ndarray, " texts"]: ...
 
 
+@runtime_checkable
 class Extractor(Protocol):
     """Extracts triples from chunks; `first` is the number of the first chunk."""
 
