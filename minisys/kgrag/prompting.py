@@ -20,6 +20,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable
 from itertools import groupby
+from typing import Any
 
 from minisys.core.checks import check, check_positive_int
 from minisys.kgrag.chunking import title_of
@@ -168,7 +169,7 @@ def endpoint(
     return complete
 
 
-def local_model(model, tokenizer, *, max_tokens: int = 512) -> Complete:
+def local_model(model: Any, tokenizer: Any, *, max_tokens: int = 512) -> Complete:
     """Replies from a causal model of transformers with a chat template, decoded greedily on its device."""
     check(bool(tokenizer.chat_template), "tokenizer", "one without a chat template", "an instruction model's")
 

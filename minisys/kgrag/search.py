@@ -8,6 +8,7 @@ question; beyond, an inverted file of FAISS reads a part of the vectors, kept in
 import math
 from collections.abc import Sequence
 from functools import partial
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -130,13 +131,13 @@ def fuse(rankings: Sequence[Ranking], k: int, *, constant: float = 60.0) -> Rank
     return names[places].astype(np.int32), scores
 
 
-def _inverted_lists(vectors: np.ndarray, probes: float):
+def _inverted_lists(vectors: np.ndarray, probes: float) -> Any:  # a faiss.Index
     """FAISS: about 2 √n lists of float16 vectors under an exact coarse quantizer, trained on a sample."""
     import faiss
 
     count, dim = vectors.shape
     lists = max(1, min(round(2 * math.sqrt(count)), count // 39))
-    index = faiss.index_factory(dim, f"IVF{lists},SQfp16", faiss.METRIC_INNER_PRODUCT)
+    index: Any = faiss.index_factory(dim, f"IVF{lists},SQfp16", faiss.METRIC_INNER_PRODUCT)
     sample = np.random.default_rng(0).permutation(count)[: 39 * lists]
     index.cp.seed, index.cp.niter = 0, 6
     index.train(vectors[np.sort(sample)].astype(np.float32))

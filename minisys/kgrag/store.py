@@ -17,9 +17,10 @@ import io
 import json
 import os
 import sqlite3
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float
@@ -276,14 +277,14 @@ class Store:
                     run("INSERT OR REPLACE INTO cache VALUES ('graph', ?, ?)", (generation, _pack(graph)))
         return graph
 
-    def _changed(self, run) -> None:
+    def _changed(self, run: Callable) -> None:
         run("UPDATE meta SET value = CAST(value AS INTEGER) + 1 WHERE key = 'generation'")
         run("DELETE FROM cache")
 
     def _all(self, query: str) -> Iterator[tuple]:
         return self._connection.execute(query)
 
-    def _one(self, query: str):
+    def _one(self, query: str) -> Any:
         return self._connection.execute(query).fetchone()[0]
 
 

@@ -14,6 +14,7 @@ q. Without, it needs one besides its result.
 
 import itertools
 from collections.abc import Sequence
+from typing import no_type_check
 
 import torch
 from jaxtyping import Float, Int
@@ -81,6 +82,7 @@ def nsa_op(
 
 
 @nsa_op.register_fake
+@no_type_check  # as many arguments as `nsa_op`, of the same types
 def _(q, k_cmp, v_cmp, k_slc, v_slc, k_win, v_win, gates, block_indices, starts, config, scale, keep):
     tokens, hq, _ = q.shape
     hk, d_v = v_slc.shape[1:]
@@ -114,7 +116,8 @@ def nsa_backward_op(
     do, q, k_cmp, v_cmp, k_slc, v_slc, k_win, v_win = map(
         aligned, (do, q, k_cmp, v_cmp, k_slc, v_slc, k_win, v_win)
     )
-    deltas, row_gates = branch_deltas(do, *outputs, gates)
+    o_cmp, o_slc, o_win = outputs
+    deltas, row_gates = branch_deltas(do, o_cmp, o_slc, o_win, gates)
     dq = torch.empty_like(q)
     of = lambda branch: (do, lse[branch], deltas[branch], row_gates[branch])
     slc = selected_backward(q, k_slc, v_slc, *of(SLC), blocks, dq, layout, scale)
@@ -124,18 +127,19 @@ def nsa_backward_op(
 
 
 @nsa_backward_op.register_fake
-def _(
-    do, q, k_cmp, v_cmp, k_slc, v_slc, k_win, v_win, gates, outputs, lse, blocks, starts, config, scale
-):  # fmt: skip
+@no_type_check
+def _(do, q, k_cmp, v_cmp, k_slc, v_slc, k_win, v_win, gates, outputs, lse, blocks, starts, config, scale):
     return tuple(torch.empty_like(x) for x in (q, k_cmp, v_cmp, k_slc, v_slc, k_win, v_win, gates))
 
 
-def _setup_context(ctx, inputs, output) -> None:
+@no_type_check  # PyTorch calls these two
+def _setup_context(ctx, inputs, output):
     *tensors, _, ctx.starts, ctx.config, ctx.scale, _ = inputs
     ctx.save_for_backward(*tensors, *output[1:])
     ctx.set_materialize_grads(False)
 
 
+@no_type_check
 def _backward(ctx, do, *unused):
     tensors = ctx.saved_tensors
     inputs, outputs, lse, blocks = tensors[:8], tensors[8:11], tensors[11:14], tensors[14]

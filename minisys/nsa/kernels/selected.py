@@ -245,6 +245,8 @@ def selected_attention(
     if b == 0:
         return q.new_empty(b, t, q.shape[2], v_slc.shape[3])
     layout = Layout(tuple((i * t, i * t + t) for i in range(b)), config, q.device)
-    flat = (aligned(x.flatten(0, 1)) for x in pad_heads(q, k_slc, v_slc))
-    out, _ = selected_forward(*flat, ordered_blocks(block_indices).flatten(0, 1), layout, scale)
+    flat_q, flat_k, flat_v = (aligned(x.flatten(0, 1)) for x in pad_heads(q, k_slc, v_slc))
+    out, _ = selected_forward(
+        flat_q, flat_k, flat_v, ordered_blocks(block_indices).flatten(0, 1), layout, scale
+    )
     return out[..., : v_slc.shape[3]].unflatten(0, (b, t))
