@@ -298,9 +298,12 @@ def is_out_of_memory(error: Exception) -> bool:
 
 def tensor_bytes(inputs: dict) -> int:
     """Bytes of all tensors in an input set, a module's parameters included."""
-    tensors = []
+    tensors: list[torch.Tensor] = []
     for value in inputs.values():
-        tensors += list(value.parameters()) if isinstance(value, torch.nn.Module) else [value]
+        if isinstance(value, torch.nn.Module):
+            tensors += value.parameters()
+        elif isinstance(value, torch.Tensor):
+            tensors.append(value)
     return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
 

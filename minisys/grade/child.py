@@ -83,25 +83,27 @@ class Submission:
         before = {name: tensor._version for name, tensor in tensors.items()}
         measured: dict = {}
         name = request["measure"]
-        with measure.MEASURES[name]() if name else nullcontext(measured) as measured:
+        with measure.MEASURES[name](arguments) if name else nullcontext(measured) as measured:
             result = self.function(*arguments.values())
         changed = [name for name, tensor in tensors.items() if tensor._version != before[name]]
         return {"result": result, "measured": measured, "changed": changed}
 
     def problem(self, error: BaseException) -> dict:
         """What went wrong, as {"problem": {kind, text, line, source}}; the line is the submission's own."""
+        cause = error
+        error = within_kernel(error)
         found = {"kind": kind_of(error), "type": type(error).__name__, "text": text_of(error)}
         if isinstance(error, SyntaxError):
             source = (error.text or "").strip()[:LONGEST_TEXT]
             found |= {"line": error.lineno, "source": source}
             found |= {"file": os.path.basename(error.filename)} if error.filename else {}
-        cause = error
-        while cause is not None:  # the interpreter of kernels wraps what happens in one
+        while cause is not None:
             for frame, line in traceback.walk_tb(cause.__traceback__):
                 file = frame.f_code.co_filename
                 if os.path.dirname(file) == self.folder and not isinstance(error, SyntaxError):
                     source = linecache.getline(file, line).strip()[:LONGEST_TEXT]
                     found |= {"file": os.path.basename(file), "line": line, "source": source}
+                    found |= {"function": frame.f_code.co_name}
             cause = cause.__cause__
         return {"problem": found}
 
@@ -129,6 +131,13 @@ class Submission:
         except MemoryError:
             give_room()
             self.send({"problem": {"kind": "memory", "text": ""}})
+
+
+def within_kernel(error: BaseException) -> BaseException:
+    """What happened in a kernel: Triton's interpreter wraps it, once for each function that it was in."""
+    while type(error).__name__ == "InterpreterError" and error.__cause__ is not None:
+        error = error.__cause__
+    return error
 
 
 def kind_of(error: BaseException) -> str:

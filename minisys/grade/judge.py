@@ -179,8 +179,9 @@ def explain(problem: object, part: Part) -> CaseFailed:
     if kind == "no function":
         why = f"{part.function} is a {text} there" if text else "nothing of that name is there"
         return CaseFailed("missing", f"{part.file} defines no function {part.function}: {why}.")
-    if kind == "not written":
-        return CaseFailed("not written", f"{name} still raises NotImplementedError.")
+    if kind == "not written":  # by the asked function, or by one that it calls
+        written = f"{problem.get('function', part.function)} in {problem.get('file', part.file)}"
+        return CaseFailed("not written", f"{written} still raises NotImplementedError.")
     if kind == "syntax":
         return CaseFailed("raised", f"Python cannot read it: {text}{where}{source}")
     if kind == "missing import":

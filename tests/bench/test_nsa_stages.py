@@ -6,6 +6,7 @@ import torch
 pytest.importorskip("triton", reason="Triton is not installed")
 
 from minisys.bench import nsa_stages
+from minisys.bench.harness import tensor_bytes
 from minisys.bench.nsa_problems import CONFIG, Sizes, count_flops, draw
 from minisys.nsa.kernels import INTERPRETED
 
@@ -61,3 +62,7 @@ def test_cases_are_named_apart_and_cost_something():
     assert len({case.key for case in cases}) == len(cases) == 2 * len(STAGES)
     assert all(case.flops > 0 and case.bytes > 0 and case.ours for case in cases)
     assert CONFIG.num_compressed(1024) > 0
+
+
+def test_the_harness_can_weigh_the_inputs(inputs):
+    assert tensor_bytes(inputs) > inputs["q"].nbytes
