@@ -7,6 +7,7 @@ seven.
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -70,9 +71,9 @@ def stage(name: str, direction: str) -> Callable[[dict], object]:
 
     blocks = {"span": CONFIG.compress_block, "stride": CONFIG.compress_stride}
     window = {"window": CONFIG.window}
-    last = lambda x: (x["layout"], x["scale"])
+    last: Any = lambda x: (x["layout"], x["scale"])
 
-    def gradients(x: dict, branch: int, name: str) -> tuple:
+    def gradients(x: dict, branch: int, name: str) -> Any:
         given = (x["do"], x[f"lse_{name}"], x["deltas"][branch], x["row_gates"][branch])
         return x["q"], x[f"k_{name}"], x[f"v_{name}"], *given
 
@@ -93,7 +94,7 @@ def stage(name: str, direction: str) -> Callable[[dict], object]:
             x["do"], x["o_cmp"], x["o_slc"], x["o_win"], x["gates"]
         ),
         ("selected", "backward"): lambda x: selected_backward(
-            *gradients(x, 1, "slc"), x["blocks"], x["dq"], *last(x)
+            *gradients(x, 1, "slc"), block_indices=x["blocks"], dq=x["dq"], layout=x["layout"], scale=x["scale"]
         ),
         ("compressed", "backward"): lambda x: band_backward(
             *gradients(x, 0, "cmp"), x["dq"], *last(x), add=True, **blocks
