@@ -94,7 +94,8 @@ def stage(name: str, direction: str) -> Callable[[dict], object]:
             x["do"], x["o_cmp"], x["o_slc"], x["o_win"], x["gates"]
         ),
         ("selected", "backward"): lambda x: selected_backward(
-            *gradients(x, 1, "slc"), block_indices=x["blocks"], dq=x["dq"], layout=x["layout"], scale=x["scale"]
+            *gradients(x, 1, "slc"), block_indices=x["blocks"], dq=x["dq"],
+            layout=x["layout"], scale=x["scale"],
         ),
         ("compressed", "backward"): lambda x: band_backward(
             *gradients(x, 0, "cmp"), x["dq"], *last(x), add=True, **blocks
