@@ -29,18 +29,21 @@ PROMPT_AFTER = "\nQuestion: "
 
 
 class CosineReranker:
-    """Cosine of the question's and the text's embeddings."""
+    """Cosine of the question's and the text's embeddings; a text is embedded once, whoever asks."""
 
     def __init__(self, embedder: Embedder) -> None:
         self.embedder = embedder
+        self._vectors: dict[str, np.ndarray] = {}
         self.name = f"cosine ({embedder.name})"
 
     def __call__(self, question: str, texts: Sequence[str]) -> Float[np.ndarray, " texts"]:
         check(bool(question.strip()), "question", repr(question), "some words")
         if not texts:
             return np.zeros(0, np.float32)
-        vectors = self.embedder([question, *texts])
-        return (vectors[1:] @ vectors[0]).astype(np.float32)
+        new = [text for text in dict.fromkeys(texts) if text not in self._vectors]
+        asked, *found = self.embedder([question, *new])
+        self._vectors |= dict(zip(new, found, strict=True))
+        return np.stack([self._vectors[text] for text in texts]) @ asked
 
 
 class CrossEncoderReranker:
