@@ -4,7 +4,8 @@ Sets: the generated world always; HotpotQA and MuSiQue where the environment var
 the folder of their files (`minisys.bench.kgrag_sets.FILES`). Every method gets the same vectors, the same
 triples and a budget of 10 chunks, or 3; gains are over dense retrieval with as many, on the same questions,
 with a paired bootstrap. The language model reranks the public sets only: it reads 40 chunks for each
-question. The time of a query starts when the question is embedded.
+question. The time of a query starts when the question is embedded; a text that an earlier question had
+reranked by cosine is not embedded again.
 
 Abstention: half of the world's questions decide the confidence from which an answer is given, the other half
 says how often that is right.

@@ -69,6 +69,7 @@ class Retriever:
             check(embedder.dim == shape[1], "embedder", f"dimension {embedder.dim} ({embedder.name})",
                   f"{shape[1]}, as the corpus's vectors")  # fmt: skip
         self.corpus, self.embedder, self.reranker = corpus, embedder, reranker
+        self._vectors: dict[str, np.ndarray] = {}  # of texts that were reranked by cosine
         self.dense = DenseIndex(corpus.vectors)
         self.graph = GraphIndex(corpus.graph)
         self.rarity = entity_rarity(self.graph)
@@ -285,7 +286,10 @@ class Retriever:
             return self._similarities(chunks, vector)
         check(self.embedder is not None, "reranker", None, "a reranker, or an embedder for cosine")
         vector = embed_question(self.embedder, question) if vector is None else vector
-        return self.embedder(texts) @ vector
+        new = [text for text in dict.fromkeys(texts) if text not in self._vectors]
+        if new:
+            self._vectors |= dict(zip(new, self.embedder(new), strict=True))
+        return np.stack([self._vectors[text] for text in texts]) @ vector
 
     def text(self, chunk: int) -> str:
         """What a reranker reads of a chunk: title and text."""
