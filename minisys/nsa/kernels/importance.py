@@ -13,9 +13,8 @@ after another, so scratch is (programs)·(tokens of a tile)·tc numbers: linear 
 cache.
 
 Choice: initial and local blocks are always taken, blocks behind the query never, ties go to the earlier
-block. Importance and number of a block are one 64-bit integer: a non-negative float32 sorts like its bits,
-and the number stands inverted in the low half, so that one comparison does both. The next best block is the
-largest integer below the last one.
+block. A non-negative float32 sorts like its bits, so maxima are taken of 32-bit integers, which a warp
+reduces in one instruction: first the largest importance, then the lowest number that has it.
 
 Layout as in band.py; block numbers are int32 ``[tokens, hk, n]``, ascending, -1 where fewer blocks exist.
 
@@ -33,6 +32,8 @@ from torch import Tensor
 from minisys.nsa.kernels.band import visible_keys
 from minisys.nsa.kernels.layout import Layout
 from minisys.nsa.kernels.tiles import INTERPRETED, LOG2_E, boxes, padded, product
+
+NONE = tl.constexpr(0x7FFFFFFF)  # larger than every block's number
 
 
 @triton.jit
@@ -111,7 +112,8 @@ def importance_kernel(
         FORCED: tl.constexpr = INITIAL + LOCAL
         own = ((position + token_rows) // SELECT_BLOCK)[:, None]
         slot = tl.arange(0, N_PADDED)[None, :]
-        best = tl.full([TOKENS, N_PADDED], -1, tl.int64)
+        best = tl.full([TOKENS, N_PADDED], -1, tl.int32)
+        number = tl.full([TOKENS, N_PADDED], -1, tl.int32)
         for first_block in range(0, (position + count - 1) // SELECT_BLOCK + 1, BLOCKS):
             block = first_block + tl.arange(0, BLOCKS)[None, :]
             importance = tl.full([TOKENS, BLOCKS], 0.0, tl.float32)
@@ -126,25 +128,29 @@ def importance_kernel(
                     other=0.0,
                 )
                 importance += (min(shift + LONG, PIECES) - max(shift, 0)) * found
-            value = importance.to(tl.int32, bitcast=True).to(tl.int64)
-            candidate = (value << 32) | (0x7FFFFFFF - block).to(tl.int64)
-            candidate = tl.where((block >= INITIAL) & (block <= own - LOCAL), candidate, -1)
-            bound = tl.full([TOKENS], 0x7FFFFFFFFFFFFFFF, tl.int64)
-            merged = tl.full([TOKENS, N_PADDED], -1, tl.int64)
+            new = importance.to(tl.int32, bitcast=True)  # orders as the number does, which is not negative
+            new = tl.where((block >= INITIAL) & (block <= own - LOCAL), new, -1)
+            merged = tl.full([TOKENS, N_PADDED], -1, tl.int32)
+            merged_number = tl.full([TOKENS, N_PADDED], -1, tl.int32)
             for i in range(FORCED, TOP_N):
-                new = tl.max(tl.where(candidate < bound[:, None], candidate, -1), axis=1)
-                old = tl.max(tl.where(best < bound[:, None], best, -1), axis=1)
-                bound = tl.maximum(new, old)
-                merged = tl.where(slot == i, bound[:, None], merged)
+                top = tl.maximum(tl.max(new, axis=1), tl.max(best, axis=1))[:, None]
+                chosen = tl.minimum(
+                    tl.min(tl.where(new == top, block, NONE), axis=1),
+                    tl.min(tl.where(best == top, number, NONE), axis=1),
+                )[:, None]
+                merged = tl.where(slot == i, top, merged)
+                merged_number = tl.where(slot == i, chosen, merged_number)
+                new = tl.where(block == chosen, -1, new)
+                best = tl.where(number == chosen, -1, best)
             best = merged
+            number = merged_number
 
         # 3. The forced ones join them: first the initial blocks, then the local ones that are none of those.
-        number = 0x7FFFFFFF - (best & 0x7FFFFFFF).to(tl.int32)
         number = tl.where(slot < FORCED, own - (slot - INITIAL), number)
         number = tl.where(slot < INITIAL, slot, number)
         taken = tl.where(slot < FORCED, number >= INITIAL, best >= 0)
         taken = tl.where(slot < INITIAL, slot <= own, taken)
-        number = tl.where(taken, number, 0x7FFFFFFF)
+        number = tl.where(taken, number, NONE)
 
         # 4. In rising order: a number goes to the place that as many smaller ones leave it.
         smaller = (number[:, None, :] < number[:, :, None]) | (
@@ -159,7 +165,7 @@ def importance_kernel(
         )
         tl.store(
             target,
-            tl.where(number < 0x7FFFFFFF, number, -1),
+            tl.where(number < NONE, number, -1),
             mask=(token_rows[:, None] < count) & (rank < TOP_N),
         )
         tl.debug_barrier()  # nobody reads the scratch any more
@@ -202,7 +208,7 @@ def top_blocks_forward(
             boxes(q, tile_tokens, group_padded), boxes(k_cmp, options["KEYS"]), lse, tiles, scratch,
             block_indices, scale * LOG2_E, len(tiles), hk, scratch_row,
             SPAN=config.compress_block, STRIDE=config.compress_stride, SELECT_BLOCK=config.select_block,
-            TOP_N=config.top_n, N_PADDED=triton.next_power_of_2(config.top_n),
+            TOP_N=config.top_n, N_PADDED=max(32, triton.next_power_of_2(config.top_n)),  # a warp
             INITIAL=config.initial_blocks, LOCAL=config.local_blocks,
             GROUP=group, GROUP_PADDED=group_padded, D_PADDED=padded(d), TOKENS=tile_tokens,
             **options,

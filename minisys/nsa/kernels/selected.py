@@ -114,11 +114,11 @@ def selected_kernel(
         first = (code >> TOKENS) * SELECT_BLOCK + offset
         k_block = tl.reshape(k.load([start + first, kv_head, 0]), [CHUNK, D_QK_PADDED])
         v_block = tl.reshape(v.load([start + first, kv_head, 0]), [CHUNK, D_V_PADDED])
-        visible = (((code >> place) & 1) != 0)[:, None]
+        visible = None
         if SELECT_BLOCK % CHUNK != 0:
-            visible = visible & (offset + column < SELECT_BLOCK)[None, :]
+            visible = (offset + column < SELECT_BLOCK)[None, :]
         row_max, row_sum, acc = attend_tile(
-            q_block, k_block, v_block, visible, row_max, row_sum, acc, scale_log2
+            q_block, k_block, v_block, visible, row_max, row_sum, acc, scale_log2, ((code >> place) & 1) != 0
         )
     for step in range(num_past * CHUNKS, num_codes * CHUNKS):
         code = tl.load(tile_codes + step // CHUNKS)

@@ -94,11 +94,12 @@ def selected_dq_kernel(
         first = (code >> TOKENS) * SELECT_BLOCK + offset
         k_block = tl.reshape(k.load([token - position + first, kv_head, 0]), [CHUNK, D_QK_PADDED])
         v_block = tl.reshape(v.load([token - position + first, kv_head, 0]), [CHUNK, D_V_PADDED])
-        visible = (((code >> place) & 1) != 0)[:, None]
+        visible = None
         if SELECT_BLOCK % CHUNK != 0:
-            visible = visible & (offset + column < SELECT_BLOCK)[None, :]
+            visible = (offset + column < SELECT_BLOCK)[None, :]
+        seen_lse = tl.where(((code >> place) & 1) != 0, row_lse, float("inf"))  # 2^-inf: weighs nothing
         acc = backward_tile_queries(
-            q_block, k_block, v_block, do_block, visible, row_lse, row_delta, acc, scale_log2
+            q_block, k_block, v_block, do_block, visible, seen_lse, row_delta, acc, scale_log2
         )
     for step in range(num_past * CHUNKS, num_codes * CHUNKS):
         code = tl.load(tile_codes + step // CHUNKS)

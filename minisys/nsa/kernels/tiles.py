@@ -59,20 +59,27 @@ def product_onto(a, b, acc):
 
 @triton.jit
 @no_type_check
-def attend_tile(q, k, v, visible, row_max, row_sum, acc, scale_log2):
+def attend_tile(q, k, v, visible, row_max, row_sum, acc, scale_log2, rows=None):
     """Take one tile of keys and values into the online softmax.
 
     q [rows, d_qk], k [keys, d_qk], v [keys, d_v]; `visible` [rows, keys], or None where every row sees every
-    key. `row_max` is in units of q·k, so that scale and maximum are one multiply-add; scale_log2 > 0.
+    key; `rows` [rows], or None where every row takes part, is cheaper than a mask where a row sees all keys
+    of the tile or none. `row_max` is in units of q·k, so that scale and maximum are one multiply-add;
+    scale_log2 > 0.
     """
     scores = product(q, tl.trans(k))
     if visible is not None:
         scores = tl.where(visible, scores, -float("inf"))
-    new_max = tl.maximum(row_max, tl.max(scores, axis=1))
+    tile_max = tl.max(scores, axis=1)
+    if rows is not None:
+        tile_max = tl.where(rows, tile_max, -float("inf"))
+    new_max = tl.maximum(row_max, tile_max)
     # A row that has seen no key yet subtracts 0: -inf - (-inf) is no number.
     base = tl.where(new_max == -float("inf"), 0.0, new_max) * scale_log2
-    weights = tl.exp2(scores * scale_log2 - base[:, None])
     shrink = tl.exp2(row_max * scale_log2 - base)  # 0 at the first tile, where row_max is -inf
+    if rows is not None:
+        base = tl.where(rows, base, float("inf"))  # 2^-inf: weighs nothing
+    weights = tl.exp2(scores * scale_log2 - base[:, None])
     row_sum = row_sum * shrink + tl.sum(weights, axis=1)
     acc = product_onto(weights.to(v.dtype), v, acc * shrink[:, None])
     return new_max, row_sum, acc
