@@ -1,14 +1,14 @@
 """What the code published with KG²RAG (nju-websoft/KG2RAG) does where it differs from the paper (2502.06864).
 
-| stage | paper | released code |
-|---|---|---|
-| entities | all, by graph search | only titles of documents |
-| expansion | triples within m hops, their chunks | all chunks of the documents reached |
-| weight | the chunk's similarity | of added chunks: mean of the seeds that led to the document |
-| graph | triples | and edges of weight 0 between entities named in the question |
-| reranker reads | a tree's triple string | its chunks' text |
-| budget | trees until k chunks | whole trees that fit; fewer than k/2 chunks: filled up by single ones |
-| order | depth first | by document, as the seeds came, then by sentence |
+- entities: all, by graph search (paper); only titles of documents (released code)
+- expansion: triples within m hops, their chunks (paper); all chunks of the documents reached (released code)
+- weight: the chunk's similarity (paper); of added chunks: mean of the seeds that led to the document
+  (released code)
+- graph: triples (paper); and edges of weight 0 between entities named in the question (released code)
+- reranker reads: a tree's triple string (paper); its chunks' text (released code)
+- budget: trees until k chunks (paper); whole trees that fit; fewer than k/2 chunks: filled up by single ones
+  (released code)
+- order: depth first (paper); by document, as the seeds came, then by sentence (released code)
 
 Documents are reached through titles, two steps deep. Of those that hold a seed only the strongest are
 completed: the two most similar ones, and those with two seeds of which one is in the first half. The released

@@ -2,14 +2,12 @@
 
 ``retrieve(corpus, question, …)`` answers one question; a `Retriever` keeps the indexes for many.
 
-| method | what it does |
-|---|---|
-| dense, bm25, hybrid | flat search; hybrid fuses both by reciprocal ranks |
-| dense+rerank, hybrid+rerank | the first `pool` chunks, ordered by the reranker |
-| pagerank | PageRank from the seeds over chunks and entities (`minisys.kgrag.pagerank`) |
-| kg2rag-paper | arXiv 2502.06864: seeds, m hops, maximum spanning trees, triple strings reranked, k chunks |
-| kg2rag-released | what the released code does (`minisys.kgrag.released` lists the differences) |
-| kg2rag | the paper's stages with scores that know the path (`minisys.kgrag.paths`) |
+- dense, bm25, hybrid: flat search; hybrid fuses both by reciprocal ranks
+- dense+rerank, hybrid+rerank: the first `pool` chunks, ordered by the reranker
+- pagerank: PageRank from the seeds over chunks and entities (`minisys.kgrag.pagerank`)
+- kg2rag-paper: arXiv 2502.06864: seeds, m hops, maximum spanning trees, triple strings reranked, k chunks
+- kg2rag-released: what the released code does (`minisys.kgrag.released` lists the differences)
+- kg2rag: the paper's stages with scores that know the path (`minisys.kgrag.paths`)
 
 Ablations of kg2rag and kg2rag-paper: ``expansion=False`` (only the seeds' triples), ``organization=False``
 (no trees: all chunks found, best first; in the paper this has no budget, so give a large k), ``hops`` 0 to 3.

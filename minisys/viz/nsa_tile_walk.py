@@ -183,11 +183,10 @@ def walk_counts(codes: Sequence[int], tokens: int, sizes: dict[str, int]) -> dic
         sizes: ``state["sizes"]``.
 
     Returns:
-        asked: blocks that the tile's tokens asked for, each token for itself.
-        loaded: blocks loaded, each once.
-        bytes_loaded, bytes_saved: of keys and values; saved against a load for each that asked.
-        rows_computed: rows of q·kᵀ, whole matrix instructions, over all steps.
-        rows_useful: those whose token asked for the block.
+        Counts by name. ``asked``: blocks that the tile's tokens asked for, each token for itself. ``loaded``:
+        blocks loaded, each once. ``bytes_loaded``, ``bytes_saved``: of keys and values; saved against a load
+        for each that asked. ``rows_computed``: rows of q·kᵀ, whole matrix instructions, over all steps.
+        ``rows_useful``: those whose token asked for the block.
     """
     asked = sum((code & ((1 << tokens) - 1)).bit_count() for code in codes)
     block_bytes = sizes["select_block"] * (sizes["d_qk"] + sizes["d_v"]) * sizes["element_bytes"]

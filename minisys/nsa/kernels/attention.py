@@ -3,10 +3,9 @@
 A registered operator has a forward, a backward and a rule for shapes. So autograd, `torch.compile` and
 activation checkpointing treat it like one of PyTorch's own, and none of them looks inside.
 
-    forward    compressed branch → its lse → importance and top n → selected branch → window branch, which
-    adds
-               the three under their gates (equation 5)
-    backward   do · o_c for every branch (the gradient of the gates), then dq, dk, dv of each branch in turn
+- forward: compressed branch, its lse, importance and top n, selected branch, window branch, which adds the
+  three under their gates (equation 5);
+- backward: do · o_c for every branch (the gradient of the gates), then dq, dk, dv of each branch in turn.
 
 The forward keeps the branches' outputs only where a gradient will be asked for: three tensors of the size of
 q. Without, it needs one besides its result.
