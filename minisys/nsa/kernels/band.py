@@ -26,7 +26,15 @@ import triton.language as tl
 from torch import Tensor
 
 from minisys.nsa.kernels.layout import Layout
-from minisys.nsa.kernels.tiles import LOG2_E, attend_tile, boxes, finish_rows, padded, shared_memory
+from minisys.nsa.kernels.tiles import (
+    LOG2_E,
+    attend_tile,
+    boxes,
+    finish_rows,
+    padded,
+    shared_memory,
+    tile_rows,
+)
 
 
 @triton.jit
@@ -66,17 +74,10 @@ def band_kernel(
 ):
     tile = tiles + tl.program_id(0) // hk * 4
     kv_head = tl.program_id(0) % hk
-    token = tl.load(tile)
-    position = tl.load(tile + 1)
-    count = tl.load(tile + 2)
+    token, position, count, place, inside, first_row, row = tile_rows(
+        tile, kv_head, hk, GROUP, GROUP_PADDED, ROWS
+    )
     key_start = token - position if SPAN == 1 else tl.load(tile + 3)
-
-    rows = tl.arange(0, ROWS)
-    place = rows // GROUP_PADDED
-    head = rows % GROUP_PADDED
-    inside = (place < count) & (head < GROUP)
-    row = place * (hk * GROUP) + head  # from the tile's first row, in [tokens, hq]
-    first_row = (token.to(tl.int64) * hk + kv_head) * GROUP
     q_block = tl.reshape(q.load([token, kv_head * GROUP, 0]), [ROWS, D_QK_PADDED])
 
     end = visible_keys(position + place, SPAN, STRIDE)[:, None]

@@ -30,6 +30,7 @@ from minisys.nsa.kernels.tiles import (
     boxes,
     padded,
     shared_memory,
+    tile_rows,
 )
 
 MAX_SPLITS = 16
@@ -94,17 +95,10 @@ def band_dq_kernel(
 ):
     tile = tiles + tl.program_id(0) // hk * 4
     kv_head = tl.program_id(0) % hk
-    token = tl.load(tile)
-    position = tl.load(tile + 1)
-    count = tl.load(tile + 2)
+    token, position, count, place, inside, first_row, row = tile_rows(
+        tile, kv_head, hk, GROUP, GROUP_PADDED, ROWS
+    )
     key_start = token - position if SPAN == 1 else tl.load(tile + 3)
-
-    rows = tl.arange(0, ROWS)
-    place = rows // GROUP_PADDED
-    head = rows % GROUP_PADDED
-    inside = (place < count) & (head < GROUP)
-    row = place * (hk * GROUP) + head
-    first_row = (token.to(tl.int64) * hk + kv_head) * GROUP
     q_block = tl.reshape(q.load([token, kv_head * GROUP, 0]), [ROWS, D_QK_PADDED])
     do_block = tl.reshape(do.load([token, kv_head * GROUP, 0]), [ROWS, D_V_PADDED])
     row_lse = tl.load(lse + first_row + row, mask=inside, other=float("inf"))

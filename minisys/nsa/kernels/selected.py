@@ -49,6 +49,7 @@ from minisys.nsa.kernels.tiles import (
     padded,
     positive_scale,
     shared_memory,
+    tile_rows,
 )
 
 
@@ -82,20 +83,15 @@ def selected_kernel(
     tile_number = tl.program_id(0) % num_tiles
     kv_head = tl.program_id(0) // num_tiles
     tile = tiles + tile_number * 4
-    token = tl.load(tile)
-    position = tl.load(tile + 1)
-    count = tl.load(tile + 2)
+    token, position, _, place, inside, first_row, row = tile_rows(
+        tile, kv_head, hk, GROUP, GROUP_PADDED, ROWS
+    )
+    row += first_row
     start = token - position  # of the sequence
     tile_codes = codes + (tile_number.to(tl.int64) * hk + kv_head) * CODES
     # Blocks that end at or before the tile's first token come first; only those behind need the causal mask.
     num_codes = tl.load(counts + (tile_number * hk + kv_head) * 2)
     num_past = tl.load(counts + (tile_number * hk + kv_head) * 2 + 1)
-
-    rows = tl.arange(0, ROWS)
-    place = rows // GROUP_PADDED
-    head = rows % GROUP_PADDED
-    inside = (place < count) & (head < GROUP)
-    row = (token.to(tl.int64) * hk + kv_head) * GROUP + place * (hk * GROUP) + head
     dims_qk = tl.arange(0, D_QK_PADDED)[None, :]
     dims_v = tl.arange(0, D_V_PADDED)[None, :]
     q_block = tl.load(q + row[:, None] * D_QK + dims_qk, mask=inside[:, None] & (dims_qk < D_QK), other=0.0)

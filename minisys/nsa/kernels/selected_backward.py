@@ -27,6 +27,7 @@ from minisys.nsa.kernels.tiles import (
     boxes,
     padded,
     shared_memory,
+    tile_rows,
 )
 
 STRETCH = 2048  # tokens that one program gathers at most
@@ -65,18 +66,13 @@ def selected_dq_kernel(
     tile_number = tl.program_id(0) % num_tiles
     kv_head = tl.program_id(0) // num_tiles
     tile = tiles + tile_number * 4
-    token = tl.load(tile)
-    position = tl.load(tile + 1)
-    count = tl.load(tile + 2)
+    token, position, _, place, inside, first_row, row = tile_rows(
+        tile, kv_head, hk, GROUP, GROUP_PADDED, ROWS
+    )
+    row += first_row
     tile_codes = codes + (tile_number.to(tl.int64) * hk + kv_head) * CODES
     num_codes = tl.load(counts + (tile_number * hk + kv_head) * 2)
     num_past = tl.load(counts + (tile_number * hk + kv_head) * 2 + 1)
-
-    rows = tl.arange(0, ROWS)
-    place = rows // GROUP_PADDED
-    head = rows % GROUP_PADDED
-    inside = (place < count) & (head < GROUP)
-    row = (token.to(tl.int64) * hk + kv_head) * GROUP + place * (hk * GROUP) + head
     dims_qk = tl.arange(0, D_QK_PADDED)[None, :]
     dims_v = tl.arange(0, D_V_PADDED)[None, :]
     q_stored = inside[:, None] & (dims_qk < D_QK)

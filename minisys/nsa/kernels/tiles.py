@@ -59,6 +59,26 @@ def product_onto(a, b, acc):
 
 @triton.jit
 @no_type_check
+def tile_rows(tile, kv_head, hk, GROUP: tl.constexpr, GROUP_PADDED: tl.constexpr, ROWS: tl.constexpr):
+    """What a program knows of its tile of tokens × heads (layout.py).
+
+    (token, position, count, place, inside, first_row, row): the first token, its position in the sequence and
+    the number of tokens; of every row the token's place in the tile and whether there is such a row; and
+    where rows lie in ``[tokens, hq]``: row [rows] counts from first_row, which is 64-bit.
+    """
+    token = tl.load(tile)
+    position = tl.load(tile + 1)
+    count = tl.load(tile + 2)
+    rows = tl.arange(0, ROWS)
+    place = rows // GROUP_PADDED
+    head = rows % GROUP_PADDED
+    inside = (place < count) & (head < GROUP)
+    first_row = (token.to(tl.int64) * hk + kv_head) * GROUP
+    return token, position, count, place, inside, first_row, place * (hk * GROUP) + head
+
+
+@triton.jit
+@no_type_check
 def attend_tile(q, k, v, visible, row_max, row_sum, acc, scale_log2, rows=None):
     """Take one tile of keys and values into the online softmax.
 
