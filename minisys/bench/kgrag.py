@@ -49,6 +49,7 @@ class Variant:
     reranked: bool = False  # by the language model; else by cosine, where a method reranks
     dropped: float = 0.0
     k: int = K
+    uncut: bool = False  # all that was found, however many chunks; compared with K chunks of the baseline
 
 
 VARIANTS = (
@@ -59,6 +60,7 @@ VARIANTS = (
     Variant("kg2rag, no organization", {"method": "kg2rag", "organization": False}),
     Variant("kg2rag-paper, no expansion", {"method": "kg2rag-paper", "expansion": False}),
     Variant("kg2rag-paper, no organization", {"method": "kg2rag-paper", "organization": False}),
+    Variant("expansion, uncut", {"method": "kg2rag-paper", "organization": False}, uncut=True),
     *(
         Variant(f"kg2rag, {share:.0%} of triples dropped", {"method": "kg2rag"}, dropped=share)
         for share in (0.05, 0.1, 0.25, 0.5)
@@ -71,6 +73,14 @@ VARIANTS = (
     *(
         Variant(f"{name}, language model reranks, k = {FEW}", {"method": name}, reranked=True, k=FEW)
         for name in ("dense+rerank", "kg2rag", "kg2rag-paper")
+    ),
+    *(
+        Variant(f"kg2rag, no {stage}, language model reranks{few}", asked, reranked=True, k=k)
+        for few, k in (("", K), (f", k = {FEW}", FEW))
+        for stage, asked in (
+            ("organization", {"method": "kg2rag", "organization": False}),
+            ("expansion", {"method": "kg2rag", "expansion": False}),
+        )
     ),
 )
 QUICK = tuple(variant for variant in VARIANTS if not variant.reranked and not variant.dropped)
@@ -148,6 +158,9 @@ def run(
         if set_name == "world":
             payload["abstention"] = measure_abstention(prepared, support)
             echo(f"abstention: {payload['abstention']}")
+    if not quick:
+        payload["speed"] = measure_speed()
+        echo(f"at the size of the paper's corpus: {payload['speed']}")
     path = results.save(name, payload, command, target.parent)
     if late:
         echo(f"the {minutes:g} minutes were used up: the same command measures the {len(late)} rows left")
@@ -155,6 +168,20 @@ def run(
         kept.path.unlink(missing_ok=True)
     echo(f"written: {path}")
     return 1 if late else 0
+
+
+def measure_speed() -> dict:
+    """Milliseconds of a question at the size of the paper's corpus, and against networkx."""
+    from minisys.bench.kgrag_speed import measure_against_networkx, measure_queries, synthetic_corpus
+
+    corpus = synthetic_corpus()
+    counts = {
+        "documents": corpus.graph.num_chunks,
+        "triples": len(corpus.graph.relations),
+        "entities": len(corpus.graph.entities),
+    }
+    speeds = {name: measure_queries(corpus, name) for name in ("dense", "hybrid", "kg2rag", "kg2rag-paper")}
+    return counts | speeds | {"networkx": measure_against_networkx(corpus.graph)}
 
 
 def measure(
@@ -169,7 +196,8 @@ def measure(
 
     def retrieve(question) -> Sequence[int]:
         vector = prepared.vectors[question.id]
-        return retriever.retrieve(question.text, k=variant.k, vector=vector, **variant.settings).chunks
+        k = len(corpus.chunks) if variant.uncut else variant.k
+        return retriever.retrieve(question.text, k=k, vector=vector, **variant.settings).chunks
 
     retrieve(first)
     given = None

@@ -108,3 +108,19 @@ def test_sets_without_triples_are_parsed(tmp_path):
     assert {"Ira Sole", "Ada Venn"} <= set(prepared.corpus.graph.entities)
     assert prepared.about["triples_are"] == "parsed from the sentences"
     assert prepared.vectors["1"].shape == (64,)
+
+
+def test_variants_are_told_apart():
+    names = [variant.name for variant in kgrag.VARIANTS]
+    assert len(set(names)) == len(names)
+    assert {variant.k for variant in kgrag.VARIANTS} == set(kgrag.BASELINE)
+    assert set(kgrag.BASELINE.values()) <= set(names)
+
+
+def test_uncut_expansion_returns_all_that_was_found(tmp_path, monkeypatch):
+    chosen = [v for v in kgrag.VARIANTS if v.name in ("dense", "kg2rag-paper, no organization") or v.uncut]
+    monkeypatch.setattr(kgrag, "QUICK", tuple(chosen))
+    assert run(tmp_path)[0] == 0
+    rows = {row["method"]: row for row in results.rows("kgrag-quick", tmp_path)}
+    assert rows["expansion, uncut"]["recall"] > rows["dense"]["recall"]
+    assert rows["expansion, uncut"]["precision"] < rows["dense"]["precision"]
