@@ -7,6 +7,7 @@ seven.
 """
 
 from collections.abc import Callable
+from dataclasses import astuple
 from typing import Any
 
 import torch
@@ -48,8 +49,7 @@ def stage_inputs(inputs: dict) -> dict:
         t, d = x["q"].shape[0], x["q"].shape[2]
         x |= {"scale": d**-0.5, "layout": Layout(((0, t),), CONFIG, x["q"].device)}
         names = ("q", "k_cmp", "v_cmp", "k_slc", "v_slc", "k_win", "v_win", "gates")
-        fields = [getattr(CONFIG, name) for name in CONFIG.__dataclass_fields__]
-        kept = nsa_op(*(x[name] for name in names), None, [0, t], fields, x["scale"], True)
+        kept = nsa_op(*(x[name] for name in names), None, [0, t], list(astuple(CONFIG)), x["scale"], True)
         left = ("out", "o_cmp", "o_slc", "o_win", "lse_cmp", "lse_slc", "lse_win", "blocks")
         x |= dict(zip(left, kept, strict=True))
         if "do" in x:

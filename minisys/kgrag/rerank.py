@@ -38,12 +38,18 @@ class CosineReranker:
 
     def __call__(self, question: str, texts: Sequence[str]) -> Float[np.ndarray, " texts"]:
         check(bool(question.strip()), "question", repr(question), "some words")
+        return self.similarities(self.embedder([question])[0], texts)
+
+    def similarities(
+        self, vector: Float[np.ndarray, " dim"], texts: Sequence[str]
+    ) -> Float[np.ndarray, " texts"]:
+        """Cosine of the texts with a question's `vector`."""
         if not texts:
             return np.zeros(0, np.float32)
         new = [text for text in dict.fromkeys(texts) if text not in self._vectors]
-        asked, *found = self.embedder([question, *new])
-        self._vectors |= dict(zip(new, found, strict=True))
-        return np.stack([self._vectors[text] for text in texts]) @ asked
+        if new:
+            self._vectors |= dict(zip(new, self.embedder(new), strict=True))
+        return np.stack([self._vectors[text] for text in texts]) @ vector
 
 
 class CrossEncoderReranker:

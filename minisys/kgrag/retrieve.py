@@ -36,6 +36,7 @@ from minisys.kgrag.released import (
     released_expansion,
     released_forest,
 )
+from minisys.kgrag.rerank import CosineReranker
 from minisys.kgrag.search import Bm25Index, DenseIndex, best, fuse
 from minisys.kgrag.types import Corpus, Embedder, Reranker
 
@@ -67,7 +68,6 @@ class Retriever:
             check(embedder.dim == shape[1], "embedder", f"dimension {embedder.dim} ({embedder.name})",
                   f"{shape[1]}, as the corpus's vectors")  # fmt: skip
         self.corpus, self.embedder, self.reranker = corpus, embedder, reranker
-        self._vectors: dict[str, np.ndarray] = {}  # of texts that were reranked by cosine
         self.dense = DenseIndex(corpus.vectors)
         self.graph = GraphIndex(corpus.graph)
         self.rarity = entity_rarity(self.graph)
@@ -263,9 +263,6 @@ class Retriever:
         return self._evidence(name, question, chunks, scores, clock, seeds, np.sort(found), triples, trees)
 
     def _similarities(self, chunks: np.ndarray, vector: np.ndarray) -> np.ndarray:
-        gather = getattr(self.dense, "similarities", None)
-        if gather is not None:
-            return gather(vector, chunks)
         return np.asarray(self.corpus.vectors[chunks], np.float32) @ vector
 
     def _rerank(
@@ -284,10 +281,7 @@ class Retriever:
             return self._similarities(chunks, vector)
         check(self.embedder is not None, "reranker", None, "a reranker, or an embedder for cosine")
         vector = embed_question(self.embedder, question) if vector is None else vector
-        new = [text for text in dict.fromkeys(texts) if text not in self._vectors]
-        if new:
-            self._vectors |= dict(zip(new, self.embedder(new), strict=True))
-        return np.stack([self._vectors[text] for text in texts]) @ vector
+        return self._once("cosine", lambda: CosineReranker(self.embedder)).similarities(vector, texts)
 
     def text(self, chunk: int) -> str:
         """What a reranker reads of a chunk: title and text."""

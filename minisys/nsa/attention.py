@@ -22,7 +22,6 @@ from minisys.nsa.reference import nsa_reference, select_blocks_reference
 
 PATHS = {"reference": nsa_reference, "sdpa": nsa_fused}
 BACKENDS = ("auto", *PATHS, "triton")
-KERNEL_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
 
 def nsa_attention(
@@ -243,8 +242,12 @@ def _chosen(backend: str, q: Tensor, v: Tensor) -> str:
     check_choice("backend", backend, BACKENDS)
     if backend != "auto":
         return backend
-    fits = q.is_cuda and q.dtype in KERNEL_DTYPES and max(q.shape[3], v.shape[3]) <= 256
-    return "triton" if fits and importlib.util.find_spec("triton") else "reference"
+    if not (q.is_cuda and importlib.util.find_spec("triton")):
+        return "reference"
+    from minisys.nsa.kernels.tiles import DTYPES, MAX_HEAD_DIM
+
+    fits = q.dtype in DTYPES and max(q.shape[3], v.shape[3]) <= MAX_HEAD_DIM
+    return "triton" if fits else "reference"
 
 
 def _path(backend: str, q: Tensor) -> Callable[..., Tensor]:

@@ -88,7 +88,7 @@ def nsa_reads_state(
     to the query's own in whole per cent of the largest. Query i stands at ``(i + 1)·query_step - 1``, and
     `layer` is the place in ``state["layers"]``.
     """
-    layers = _check_arguments(model, text, config, layers, query_step)
+    layers = check_arguments(model, text, config, layers, query_step)
     tokens = torch.tensor([list(text)], device=model.embedding.weight.device)
     positions = torch.arange(len(text), device=tokens.device)
     queries = range(query_step - 1, len(text), query_step)
@@ -149,7 +149,7 @@ def selected_blocks(state: dict[str, Any], layer: int, group: int, position: int
     return sorted([*forced, *ranked[: max(0, top_n - len(forced))]])
 
 
-def _check_arguments(
+def check_arguments(
     model: Decoder, text: bytes, config: NSAConfig, layers: Sequence[int] | None, query_step: int
 ) -> list[int]:
     """Check everything before the model runs; returns the layers as a rising list."""

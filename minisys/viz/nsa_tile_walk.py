@@ -27,7 +27,7 @@ from minisys.core.decoder import Decoder
 from minisys.nsa import NSAConfig, select_blocks
 from minisys.nsa.small import layer_branches
 from minisys.viz.explorable import Explorable
-from minisys.viz.nsa_reads import _check_arguments
+from minisys.viz.nsa_reads import check_arguments
 
 TOKENS = (1, 2, 4, 8)
 """Tokens of a tile that the reader can choose."""
@@ -107,7 +107,7 @@ def nsa_tile_walk_state(
     ``counts``: `walk_counts` summed over all tiles from token n·l' on (before it all blocks are read), and
     ``served``: how many tokens a loaded block serves there on average, those always read left out.
     """
-    layers = _check_arguments(model, text, config, layers, 1)
+    layers = check_arguments(model, text, config, layers, 1)
     size, n = config.select_block, config.top_n
     check(size % max(TOKENS) == 0, "config", f"select_block {size}", f"a multiple of {max(TOKENS)}")
     always = config.initial_blocks + config.local_blocks

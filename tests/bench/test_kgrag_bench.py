@@ -9,6 +9,7 @@ from minisys.bench import kgrag, kgrag_sets, results
 from minisys.kgrag.datasets import load_hotpotqa
 from minisys.kgrag.embedding import HashingEmbedder
 from minisys.kgrag.entities import link_triples
+from minisys.kgrag.reading import WordSupport
 from minisys.kgrag.types import Corpus
 from minisys.kgrag.world import make_world
 
@@ -124,3 +125,21 @@ def test_uncut_expansion_returns_all_that_was_found(tmp_path, monkeypatch):
     rows = {row["method"]: row for row in results.rows("kgrag-quick", tmp_path)}
     assert rows["expansion, uncut"]["recall"] > rows["dense"]["recall"]
     assert rows["expansion, uncut"]["precision"] < rows["dense"]["precision"]
+
+
+def test_rows_of_a_remembering_reranker_have_no_times(tmp_path):
+    class Longest:
+        name = "longest"
+
+        def __call__(self, question, texts):
+            return np.array([len(text) for text in texts], np.float32)
+
+    embedder = HashingEmbedder(64)
+    prepared = kgrag_sets.prepare(make_world(0, 100).questions, embedder)
+    support = WordSupport(embedder)
+    for reranked in (False, True):
+        variant = kgrag.Variant("dense+rerank", {"method": "dense+rerank"}, reranked=reranked)
+        outcome = kgrag.measure(prepared, variant, support, Longest())
+        assert ("ms" in outcome.values) != reranked
+        assert "recall" in outcome.values
+        assert kgrag._line(outcome).endswith(" ms") != reranked

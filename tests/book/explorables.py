@@ -4,6 +4,8 @@ An explorable is an element with ``data-explorable``. Before scripts run it hold
 then its script draws, and puts what it computed into ``data-computed`` as JSON.
 """
 
+import json
+
 from playwright.sync_api import ElementHandle, Locator, Page
 from playwright.sync_api import TimeoutError as PlaywrightTimeout
 
@@ -122,3 +124,22 @@ def _move(explorable: Locator, control: ElementHandle, ring: str, patience: int)
         except PlaywrightTimeout:
             problems.append(f"{name}: {what} does not follow {key}")
     return problems
+
+
+# --- one figure, for the tests that compare it with Python ------------------------------------------------
+
+
+def computed(figure: Locator) -> dict:
+    """What the figure says it shows."""
+    return json.loads(figure.get_attribute("data-computed"))
+
+
+def operate(figure: Locator, label: str, action: list[str] | str) -> None:
+    """Use the control of that label: choose an entry of a menu, or press keys one after the other."""
+    control = figure.get_by_label(label)
+    if isinstance(action, str):
+        control.select_option(action)
+        return
+    control.focus()
+    for key in action:
+        figure.page.keyboard.press(key)

@@ -1,7 +1,5 @@
 """The explorable kgrag_graph in Chromium: what its JavaScript finds and draws is what the package finds."""
 
-import contextlib
-import json
 from dataclasses import replace
 
 import numpy as np
@@ -17,7 +15,7 @@ from minisys.kgrag.world import make_world
 from minisys.viz.kgrag_graph import METHODS, drawn_paths, evidence, expansion, kgrag_graph, static_picture
 
 from . import explorables, reader
-from .browser import Tab, new_context, open_tab, serve
+from .browser import serve
 
 pytestmark = pytest.mark.book
 
@@ -86,47 +84,16 @@ def explorable():
     return kgrag_graph(replace(questions, questions=asked), Corpus(chunks, vectors, graph), embedder)
 
 
-@pytest.fixture
-def opened(browser, tmp_path):
-    """Open a page that holds nothing but the given HTML, from a server or from a file; gives the tab."""
-
-    @contextlib.contextmanager
-    def open_body(body, *, width=1280, theme="light", from_file=False):
-        head = '<meta charset="utf-8"><title>t</title><link rel="icon" href="data:,">'
-        style = "<style>:root { color-scheme: light dark } body { margin: 0 12px } </style>"
-        ground = "<style>body { background: light-dark(#fff, #121212) }</style>"
-        html = f'<!doctype html><html lang="en">{head}{style}{ground}<main><h1>t</h1>{body}</main>'
-        (tmp_path / "page.html").write_text(html, encoding="utf-8")
-        with contextlib.ExitStack() as stack:
-            base = tmp_path.as_uri() if from_file else stack.enter_context(serve(tmp_path))
-            tab: Tab = stack.enter_context(open_tab(stack.enter_context(new_context(browser))))
-            tab.look(width, theme)
-            tab.visit(f"{base}/page.html", base, patience=2000)
-            yield tab
-
-    return open_body
-
-
-def computed(figure: Locator) -> dict:
-    return json.loads(figure.get_attribute("data-computed"))
-
-
 def do(figure: Locator, label: str, action: list[str] | str | int) -> None:
     if isinstance(action, int):
         figure.locator(".kg-facts li button").nth(action).press("Enter")
         return
-    control = figure.get_by_label(label)
-    if isinstance(action, str):
-        control.select_option(action)
-        return
-    control.focus()
-    for key in action:
-        figure.page.keyboard.press(key)
+    explorables.operate(figure, label, action)
 
 
 def compare(figure: Locator, state: dict) -> None:
     """Everything shown in one state of the figure against the package."""
-    shown = computed(figure)
+    shown = explorables.computed(figure)
     choice = {name: shown[name] for name in ("question", "method", "hops", "k", "cut")}
     found = {method: evidence(state, choice | {"method": method}) for method in METHODS}
     far = {method: evidence(state, choice | {"method": method, "k": state["most_k"]}) for method in METHODS}
@@ -207,7 +174,7 @@ def test_cutting_every_edge_and_restoring(opened, explorable):
     with opened(explorable.html(), from_file=True) as tab:
         figure, state = tab.page.locator(FIGURE), explorable.state
         do(figure, "Method", "kg2rag")
-        before, restore = computed(figure), figure.get_by_role("button", name="Restore all edges")
+        before, restore = explorables.computed(figure), figure.get_by_role("button", name="Restore all edges")
         assert restore.is_disabled()
         for number in range(4):
             button = figure.locator(".kg-facts li button").nth(number)
@@ -215,14 +182,14 @@ def test_cutting_every_edge_and_restoring(opened, explorable):
             button.press("Space")
             expect(button).to_have_attribute("aria-pressed", "true")
             assert button.evaluate("(e) => e === document.activeElement")
-            assert in_words(state, computed(figure)["cut"][-1]) == words
+            assert in_words(state, explorables.computed(figure)["cut"][-1]) == words
             compare(figure, state)
-        after = computed(figure)["contexts"]
+        after = explorables.computed(figure)["contexts"]
         assert [after[name] == before["contexts"][name] for name in METHODS] == [True, False, False]
         button.press("Space")
-        assert len(computed(figure)["cut"]) == 3
+        assert len(explorables.computed(figure)["cut"]) == 3
         restore.press("Enter")
-        assert computed(figure) == before
+        assert explorables.computed(figure) == before
         assert tab.problems == []
 
 
@@ -233,12 +200,12 @@ def test_cutting_in_the_picture(opened, explorable):
         edge = figure.locator(".graph path.hit").first
         words = edge.locator("title").text_content()
         edge.dispatch_event("click")
-        [cut] = computed(figure)["cut"]
+        [cut] = explorables.computed(figure)["cut"]
         assert in_words(state, cut) == words
         compare(figure, state)
         do(figure, "Question", "2")
-        assert computed(figure)["cut"] == []
-        shown, before = computed(figure), figure.get_attribute("data-computed")
+        assert explorables.computed(figure)["cut"] == []
+        shown, before = explorables.computed(figure), figure.get_attribute("data-computed")
         places, triples = state["questions"][2]["places"], state["triples"]
         drawn = [t for t, triple in enumerate(triples) if triple[3] in shown["contexts"]["kg2rag-paper"]]
         (x1, y1), (x2, y2) = (places[end] for end in triples[drawn[0]][::2])
@@ -246,7 +213,7 @@ def test_cutting_in_the_picture(opened, explorable):
         x, y = (0.85 * x1 + 0.15 * x2) / 1000 * box["width"], 0.85 * y1 + 0.15 * y2
         tab.page.mouse.click(box["x"] + x, box["y"] + y)  # another edge may cross it there
         expect(figure).not_to_have_attribute("data-computed", before)
-        assert len(computed(figure)["cut"]) == 1
+        assert len(explorables.computed(figure)["cut"]) == 1
         compare(figure, state)
         assert tab.problems == []
 

@@ -18,6 +18,7 @@ from minisys.viz import nsa_reads
 from minisys.viz.nsa_reads import selected_blocks
 
 from .browser import new_context, open_page, serve
+from .explorables import computed
 
 pytestmark = pytest.mark.book
 
@@ -56,10 +57,6 @@ STEPS = [
 
 def stored_state(figure: Locator) -> dict:
     return json.loads(figure.locator("script[data-part=model]").text_content())["state"]
-
-
-def computed(figure: Locator) -> dict:
-    return json.loads(figure.get_attribute("data-computed"))
 
 
 def do(figure: Locator, label: str, action: list[str] | str) -> None:

@@ -1,8 +1,6 @@
 """The explorable nsa_tile_walk in Chromium: what its JavaScript computes and draws is what Python says."""
 
-import contextlib
 import functools
-import json
 import math
 
 import pytest
@@ -14,7 +12,7 @@ from minisys.nsa import NativeSparseAttention, NSAConfig
 from minisys.viz.nsa_tile_walk import merged_list, nsa_tile_walk, static_picture, stored_blocks, walk_counts
 
 from . import explorables, reader
-from .browser import Tab, new_context, open_tab, serve
+from .browser import serve
 
 pytestmark = pytest.mark.book
 
@@ -68,41 +66,6 @@ def explorable():
     return nsa_tile_walk(model, (HOSTILE * 30)[:1536], config, d_v=64)
 
 
-@pytest.fixture
-def opened(browser, tmp_path):
-    """Open a page that holds nothing but the given HTML, from a server or from a file; gives the tab."""
-
-    @contextlib.contextmanager
-    def open_body(body, *, width=1280, theme="light", from_file=False):
-        head = '<meta charset="utf-8"><title>t</title><link rel="icon" href="data:,">'
-        style = "<style>:root { color-scheme: light dark } body { margin: 0 12px } </style>"
-        ground = "<style>body { background: light-dark(#fff, #121212) }</style>"
-        html = f'<!doctype html><html lang="en">{head}{style}{ground}<main><h1>t</h1>{body}</main>'
-        (tmp_path / "page.html").write_text(html, encoding="utf-8")
-        with contextlib.ExitStack() as stack:
-            base = tmp_path.as_uri() if from_file else stack.enter_context(serve(tmp_path))
-            tab: Tab = stack.enter_context(open_tab(stack.enter_context(new_context(browser))))
-            tab.look(width, theme)
-            tab.visit(f"{base}/page.html", base, patience=2000)
-            yield tab
-
-    return open_body
-
-
-def computed(figure: Locator) -> dict:
-    return json.loads(figure.get_attribute("data-computed"))
-
-
-def do(figure: Locator, label: str, action: list[str] | str) -> None:
-    control = figure.get_by_label(label)
-    if isinstance(action, str):
-        control.select_option(action)
-        return
-    control.focus()
-    for key in action:
-        figure.page.keyboard.press(key)
-
-
 def rounded(value: float) -> int:
     return math.floor(value + 0.5)  # a half goes up, as in JavaScript
 
@@ -117,7 +80,7 @@ def texts(counts: dict) -> list[str]:
 
 def compare(figure: Locator, state: dict) -> None:
     """Everything shown in one state of the figure against Python."""
-    shown, sizes = computed(figure), state["sizes"]
+    shown, sizes = explorables.computed(figure), state["sizes"]
     tokens, step = shown["tokens"], shown["step"]
     blocks = stored_blocks(state, shown["set"])
     codes, past = merged_list(blocks, shown["position"], tokens, sizes["select_block"])
@@ -165,7 +128,7 @@ def drive(figure: Locator, state: dict) -> None:
     compare(figure, state)
     for label, action in STEPS:
         before, drawing = figure.get_attribute("data-computed"), figure.locator("svg.walk").inner_html()
-        do(figure, label, action)
+        explorables.operate(figure, label, action)
         expect(figure).not_to_have_attribute("data-computed", before)  # a slider may move in the next frame
         assert figure.locator("svg.walk").inner_html() != drawing, (label, action)
         compare(figure, state)
@@ -185,7 +148,7 @@ def test_computes_what_python_computes(opened, explorable):
 def test_excerpts_are_the_text(opened, explorable):
     with opened(explorable.html(), from_file=True) as tab:
         figure, state = tab.page.locator(FIGURE), explorable.state
-        shown = computed(figure)
+        shown = explorables.computed(figure)
         size, position, tokens = 64, shown["position"], shown["tokens"]
         block = shown["codes"][shown["step"] - 1] >> tokens
         names = {"\n": "↵", "\t": "⇥"}
@@ -195,7 +158,7 @@ def test_excerpts_are_the_text(opened, explorable):
         assert visible(state["text"][position : position + tokens]) in tile
         mark = figure.locator(".walk-text mark")
         assert mark.text_content() == visible(state["text"][position : position + tokens])
-        do(figure, "Selection of", "2")
+        explorables.operate(figure, "Selection of", "2")
         assert figure.locator(".walk-text").text_content().count("random: there is no text") == 2
         assert tab.problems == []
 
@@ -220,8 +183,8 @@ def test_static_picture_is_what_the_page_starts_with(opened, explorable):
 def test_for_every_reader(opened, explorable, width, theme):
     with opened(explorable.html(), width=width, theme=theme) as tab:
         figure = tab.page.locator(FIGURE)
-        do(figure, "Tokens of a tile", "8")
-        do(figure, "Selection of", "2")
+        explorables.operate(figure, "Tokens of a tile", "8")
+        explorables.operate(figure, "Selection of", "2")
         assert reader.examine(tab.page, theme) == []
         assert tab.problems == []
 

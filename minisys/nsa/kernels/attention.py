@@ -13,6 +13,7 @@ q. Without, it needs one besides its result.
 
 import itertools
 from collections.abc import Sequence
+from dataclasses import astuple
 from typing import no_type_check
 
 import torch
@@ -175,7 +176,6 @@ def nsa_triton(
     if b == 0:  # nothing to launch
         tensors = (q, k_cmp, v_cmp, k_slc, v_slc, k_win, v_win, gates)
         return nsa_reference(*tensors, config, scale, block_indices)
-    starts = [start for start, _ in bounds] + [t] if bounds else [i * t for i in range(b + 1)]
     q, scale = positive_scale(q, scale)
     d_v = v_slc.shape[3]
     tensors = (*pad_heads(q, k_cmp, v_cmp, k_slc, v_slc, k_win, v_win), gates)
@@ -183,7 +183,7 @@ def nsa_triton(
         block_indices = block_indices.flatten(0, 1)
     out, *_ = nsa_op(
         *(x.flatten(0, 1).contiguous() for x in tensors),
-        block_indices, starts, _fields(config), scale,
+        block_indices, _starts(b, t, bounds), list(astuple(config)), scale,
         torch.is_grad_enabled() and any(x.requires_grad for x in tensors),
     )  # fmt: skip
     return out[..., :d_v].unflatten(0, (b, t))
@@ -198,13 +198,13 @@ def select_blocks_triton(
 ) -> Int[Tensor, "b t hk n"]:
     """`select_blocks_reference` through the kernels, int64."""
     b, t = q.shape[:2]
-    starts = [start for start, _ in bounds] + [t] if bounds else [i * t for i in range(b + 1)]
     q, scale = positive_scale(q.detach(), scale)
-    layout = _layout(starts, _fields(config), q.device)
+    layout = _layout(_starts(b, t, bounds), astuple(config), q.device)
     flat_q, flat_k = (aligned(x.detach().flatten(0, 1)) for x in pad_heads(q, k_cmp))
     _, lse = band_forward(flat_q, flat_k, flat_k, layout, scale, **_compressed(layout))
     return top_blocks_forward(flat_q, flat_k, lse, layout, scale).long().unflatten(0, (b, t))
 
 
-def _fields(config: NSAConfig) -> list[int]:
-    return [getattr(config, name) for name in NSAConfig.__dataclass_fields__]
+def _starts(b: int, t: int, bounds: list[tuple[int, int]] | None) -> list[int]:
+    """Where each sequence begins on the one token axis, and its end: those of `bounds`, or the batch rows."""
+    return [start for start, _ in bounds] + [t] if bounds else [i * t for i in range(b + 1)]

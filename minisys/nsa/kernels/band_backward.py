@@ -86,7 +86,6 @@ def band_dq_kernel(
     GROUP: tl.constexpr,
     GROUP_PADDED: tl.constexpr,
     D_QK: tl.constexpr,
-    D_V: tl.constexpr,
     D_QK_PADDED: tl.constexpr,
     D_V_PADDED: tl.constexpr,
     ROWS: tl.constexpr,
@@ -333,7 +332,7 @@ def band_backward(
     d_qk_padded, d_v_padded, memory = padded(d_qk), padded(d_v), shared_memory(q.device)
     shared = dict(
         SPAN=span, STRIDE=stride, WINDOW=window, GROUP=group, GROUP_PADDED=group_padded,
-        D_QK=d_qk, D_V=d_v, D_QK_PADDED=d_qk_padded, D_V_PADDED=d_v_padded,
+        D_QK=d_qk, D_QK_PADDED=d_qk_padded, D_V_PADDED=d_v_padded,
     )  # fmt: skip
     options = dq_options(q.dtype, d_qk_padded, d_v_padded, memory)
     options["ROWS"] = max(options["ROWS"], group_padded)
@@ -357,7 +356,7 @@ def band_backward(
             boxes(q, options["ROWS"] // group_padded, group_padded), boxes(k, options["KEYS"]),
             boxes(v, options["KEYS"]), boxes(do, options["ROWS"] // group_padded, group_padded),
             lse, delta, gates, dk, dv, key_tiles, scale, scale * LOG2_E, hk, num_keys, splits,
-            **shared, **options,
+            D_V=d_v, **shared, **options,
         )  # fmt: skip
     if splits == 1:
         return dk[0], dv[0]

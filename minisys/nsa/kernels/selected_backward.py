@@ -248,13 +248,6 @@ def add_stretches_kernel(
     tl.store(out + (key * hk + kv_head) * D + dims, acc.to(out.dtype.element_ty), mask=stored)
 
 
-def dq_options(
-    dtype: torch.dtype, group: int, n: int, layout: Layout, d_qk: int, d_v: int, memory: int
-) -> dict[str, int]:
-    """Tokens, rows and keys of a tile of `selected_dq_kernel`, warps and pipeline depth."""
-    return tile_options(dtype, group, n, layout, d_qk, d_v, memory, extra_rows=d_v)
-
-
 def dkv_options(dtype: torch.dtype, select_block: int, d_qk: int, d_v: int, memory: int) -> dict:
     """Rows and keys of a tile of `selected_dkv_kernel`, warps and pipeline depth."""
     if dtype == torch.float32:
@@ -291,7 +284,10 @@ def selected_backward(
     )  # fmt: skip
     positions, blocks = layout.positions(), layout.blocks()
     with torch.cuda.device_of(q):
-        options = dq_options(q.dtype, group, n, layout, d_qk_padded, d_v_padded, memory)
+        # The gradients of the outputs stay in shared memory beside the queries.
+        options = tile_options(
+            q.dtype, group, n, layout, d_qk_padded, d_v_padded, memory, extra_rows=d_v_padded
+        )
         tiles = layout.tiles(options["TOKENS"])
         codes, counts = merged_lists(block_indices, layout, options["TOKENS"])
         selected_dq_kernel[(len(tiles) * hk,)](

@@ -241,7 +241,7 @@ def check_no_gradient(**tensors: Tensor) -> None:
             not (torch.is_grad_enabled() and tensor.requires_grad),
             name,
             "a tensor that requires a gradient",
-            "none, or torch.no_grad(): the kernels have no backward pass yet",
+            "none, or torch.no_grad(): this kernel has no backward pass, nsa_attention has one",
         )
 
 
