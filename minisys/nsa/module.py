@@ -7,8 +7,10 @@ from torch import Tensor, nn
 from minisys.core.checks import check, check_rank
 from minisys.core.decoder import rotate
 from minisys.nsa.attention import nsa_attention
+from minisys.nsa.cache import NSACache
 from minisys.nsa.compression import BlockCompressor, compress
 from minisys.nsa.config import NSAConfig
+from minisys.nsa.decoding import nsa_decode
 
 BRANCHES = ("cmp", "slc", "win")
 
@@ -34,13 +36,13 @@ class NativeSparseAttention(nn.Module):
         scale: factor on q·k; 1/√d_qk unless set.
         linear: class of the projections, called ``linear(in, out, bias=False)``.
         rotary_base: base of the rotary frequencies.
-        backend: passed to `nsa_attention`.
+        backend: passed to `nsa_attention`; with a cache, ``"sdpa"`` decodes as ``"reference"`` does.
 
     Raises:
         ValueError: sizes that do not fit.
     """
 
-    supports_cache = False  # generation recomputes the prefix
+    supports_cache = True
 
     def __init__(
         self,
@@ -92,21 +94,38 @@ class NativeSparseAttention(nn.Module):
         )
         self.output = linear(num_heads * value_dim, dim, bias=False)
 
-    def branches(
+    def new_cache(self, batch: int, max_t: int, *, max_append: int = 64) -> NSACache:
+        """An empty cache for `max_t` tokens, of the dtype and on the device of this layer's weights."""
+        like = self.gate[0].weight
+        return NSACache(
+            batch,
+            max_t,
+            self.num_kv_heads,
+            self.head_dim,
+            self.value_dim,
+            config=self.config,
+            compress_keys=self.compress_keys,
+            compress_values=self.compress_values,
+            rotary_base=self.rotary_base,
+            max_append=max_append,
+            dtype=like.dtype,
+            device=like.device,
+        )
+
+    def project(
         self, x: Float[Tensor, "b t dim"], positions: Int[Tensor, " t"]
     ) -> dict[str, Float[Tensor, "..."]]:
-        """Everything `nsa_attention` takes, by its argument names; for a look at what a layer reads."""
+        """What the tokens themselves give: rotated q, gates, and keys and values of every branch.
+
+        ``k_raw`` and ``v_raw`` are the compressed branch's before φ, its keys not rotated.
+        """
         check_rank("x", x, "b t dim")
-        config = self.config
-        q = rotate(self.query(x).unflatten(-1, (self.num_heads, -1)), positions, self.rotary_base)
         keys = {c: self.keys[c](x).unflatten(-1, (self.num_kv_heads, -1)) for c in BRANCHES}
         values = {c: self.values[c](x).unflatten(-1, (self.num_kv_heads, -1)) for c in BRANCHES}
-        block_ends = positions[config.compress_block - 1 :: config.compress_stride]
-        k_cmp = compress(keys["cmp"], self.compress_keys, config=config)
         return {
-            "q": q,
-            "k_cmp": rotate(k_cmp, block_ends, self.rotary_base),
-            "v_cmp": compress(values["cmp"], self.compress_values, config=config),
+            "q": rotate(self.query(x).unflatten(-1, (self.num_heads, -1)), positions, self.rotary_base),
+            "k_raw": keys["cmp"],
+            "v_raw": values["cmp"],
             "k_slc": rotate(keys["slc"], positions, self.rotary_base),
             "v_slc": values["slc"],
             "k_win": rotate(keys["win"], positions, self.rotary_base),
@@ -114,21 +133,60 @@ class NativeSparseAttention(nn.Module):
             "gates": torch.sigmoid(self.gate(x)).unflatten(-1, (self.num_heads, 3)),
         }
 
+    def branches(
+        self, x: Float[Tensor, "b t dim"], positions: Int[Tensor, " t"]
+    ) -> dict[str, Float[Tensor, "..."]]:
+        """Everything `nsa_attention` takes, by its argument names; for a look at what a layer reads."""
+        return self._compressed(self.project(x, positions), positions)
+
+    def _compressed(
+        self, projected: dict[str, Float[Tensor, "..."]], positions: Int[Tensor, " t"]
+    ) -> dict[str, Float[Tensor, "..."]]:
+        """`projected` with compressed keys, rotated, and values in place of the raw ones."""
+        config, rest = self.config, dict(projected)
+        k_cmp = compress(rest.pop("k_raw"), self.compress_keys, config=config)
+        v_cmp = compress(rest.pop("v_raw"), self.compress_values, config=config)
+        block_ends = positions[config.compress_block - 1 :: config.compress_stride]
+        return {"k_cmp": rotate(k_cmp, block_ends, self.rotary_base), "v_cmp": v_cmp, **rest}
+
     def forward(
-        self, x: Float[Tensor, "b t dim"], positions: Int[Tensor, " t"], cache: None = None
+        self, x: Float[Tensor, "b t dim"], positions: Int[Tensor, " t"], cache: NSACache | None = None
     ) -> Float[Tensor, "b t dim"]:
-        """Attend within `x`.
+        """Attend within `x`, or from `x` to what `cache` holds and to itself, and add it to the cache.
 
         Args:
             x: hidden states ``[b, t, dim]``.
-            positions: rotary position of each token, ``[t]``, consecutive.
-            cache: must be None.
+            positions: rotary position of each token, ``[t]``, consecutive; with a cache, its place there.
+            cache: from `new_cache`, all rows of one length. No gradient flows through it.
 
         Raises:
-            ValueError: `x` has the wrong rank, or a cache was given.
+            ValueError: `x` has the wrong rank, or `cache` is of another kind or has no room.
         """
-        check(cache is None, "cache", type(cache).__name__, "None: this layer recomputes the whole prefix")
-        heads = nsa_attention(
-            **self.branches(x, positions), config=self.config, scale=self.scale, backend=self.backend
-        )
+        if cache is None:
+            return self._output(self._attend(self.branches(x, positions)))
+        check(isinstance(cache, NSACache), "cache", type(cache).__name__, "an NSACache, from new_cache")
+        if positions.device.type == "cpu" and len(positions):  # a GPU would have to wait for the answer
+            first, held = int(positions[0]), cache.length
+            check(first == held, "positions", f"{first} first", f"{held}, the next of the cache")
+        cache.check_room(x.shape[1])
+        projected = self.project(x, positions)
+        tokens = {name: y.detach().to(cache.dtype) for name, y in projected.items()}
+        q, gates = tokens.pop("q"), tokens.pop("gates")
+        if cache.length == 0:
+            inputs = self._compressed(projected, positions)
+            made = tuple(inputs[name].detach().to(cache.dtype) for name in ("k_cmp", "v_cmp"))
+            cache.prefill(**tokens, compressed=made)
+            return self._output(self._attend(inputs))
+        backend = "reference" if self.backend == "sdpa" else self.backend
+        heads = []
+        for start in range(0, x.shape[1], cache.max_append):
+            part = slice(start, start + cache.max_append)
+            cache.append(**{name: y[:, part] for name, y in tokens.items()}, backend=backend)
+            heads.append(nsa_decode(q[:, part], cache, gates[:, part], scale=self.scale, backend=backend))
+        return self._output(torch.cat(heads, dim=1))
+
+    def _attend(self, inputs: dict[str, Float[Tensor, "..."]]) -> Float[Tensor, "b t hq d_v"]:
+        return nsa_attention(**inputs, config=self.config, scale=self.scale, backend=self.backend)
+
+    def _output(self, heads: Float[Tensor, "b t hq d_v"]) -> Float[Tensor, "b t dim"]:
         return self.output(heads.flatten(2))

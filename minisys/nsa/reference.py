@@ -93,20 +93,27 @@ def block_importance(p_cmp: Float[Tensor, "b hk g t tc"], config: NSAConfig) -> 
     return (p_cmp @ overlap).sum(dim=2).transpose(1, 2)
 
 
-def top_blocks(importance: Float[Tensor, "b t hk ts"], config: NSAConfig) -> Int[Tensor, "b t hk top_n"]:
+def top_blocks(
+    importance: Float[Tensor, "b t hk ts"],
+    config: NSAConfig,
+    positions: Int[Tensor, "b t"] | None = None,
+) -> Int[Tensor, "b t hk top_n"]:
     """Numbers of the blocks each query reads, ascending, -1 where fewer exist (equations 11 and 12).
 
     The initial blocks and the local ones (the query's own and those just before) are always in;
-    the most important of the rest fill up to top_n; ties go to the earlier block.
+    the most important of the rest fill up to top_n; ties go to the earlier block. `positions` says where
+    the queries stand in their sequences; at 0, 1, … t - 1 unless given.
     """
     t, blocks = importance.shape[1], importance.shape[-1]
     number = torch.arange(blocks, device=importance.device)
-    own = torch.arange(t, device=importance.device)[:, None] // config.select_block
+    if positions is None:
+        positions = torch.arange(t, device=importance.device)
+    own = positions[..., None] // config.select_block  # [t, 1] or [b, t, 1]
     forced = (number < config.initial_blocks) | (number > own - config.local_blocks)
-    future = number > own
-    ranked = importance.masked_fill(forced[:, None], torch.inf).masked_fill(future[:, None], -torch.inf)
+    future = (number > own)[..., None, :]
+    ranked = importance.masked_fill(forced[..., None, :], torch.inf).masked_fill(future, -torch.inf)
     order = ranked.argsort(dim=-1, descending=True, stable=True)[..., : config.top_n]
-    order = order.masked_fill(order > own[:, None], blocks)  # future blocks sort behind all others
+    order = order.masked_fill(order > own[..., None], blocks)  # future blocks sort behind all others
     missing = config.top_n - order.shape[-1]
     ascending = torch.nn.functional.pad(order, (0, max(0, missing)), value=blocks).sort(dim=-1).values
     return ascending.masked_fill(ascending == blocks, -1)

@@ -131,7 +131,7 @@ def test_module(small_config):
     layer = NativeSparseAttention(16, 4, 2, 4, config=small_config)
     with pytest.raises(ValueError, match=r"x: got shape \(10, 16\)"):
         layer(torch.randn(10, 16), torch.arange(10))
-    with pytest.raises(ValueError, match="cache: got dict, expected None"):
+    with pytest.raises(ValueError, match="cache: got dict, expected an NSACache"):
         layer(torch.randn(1, 10, 16), torch.arange(10), cache={})
 
 
