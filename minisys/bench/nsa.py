@@ -2,8 +2,9 @@
 
 One sequence, bf16 on a GPU with 64 query heads, 4 key/value heads and head_dim 128 (the heads of the NSA
 paper, whose d_qk is 192), up to 65,536 tokens; on a CPU float32 at a size that it can do. Forward and
-backward apart, and of our kernels every stage by itself (nsa_stages.py). What each problem is and what is
-counted: nsa_problems.py; who computes it: nsa_paths.py.
+backward apart, and of our kernels every stage by itself (nsa_stages.py), some also built
+otherwise (nsa_variants.py). What each problem is and what is counted: nsa_problems.py; who computes it:
+nsa_paths.py.
 
 Correctness: before anything is timed, every path of ours is compared with the float64 reference, output and
 all gradients, at a length that is no multiple of a block. At each timed size the last 16 tokens of dense and
@@ -32,6 +33,7 @@ from minisys.bench.nsa_problems import (
     leaves,
 )
 from minisys.bench.nsa_stages import stage_cases
+from minisys.bench.nsa_variants import variant_cases
 
 DEVICES = ("cuda", "cpu")
 LONG = (4096, 8192, 16384, 32768, 65536)
@@ -62,7 +64,7 @@ def plan(device: str, *, quick: bool = False) -> Plan:
         for direction in ("decode",) if path.problem == "decode" else ("forward", "backward"):
             cases += [case_of(path, t, direction, sizes, device) for t in sizes.lengths]
     if any(path.name == "nsa-triton" for path in paths):
-        cases += stage_cases(sizes, sizes.lengths[-3:])
+        cases += stage_cases(sizes, sizes.lengths[-3:]) + variant_cases(sizes, sizes.lengths[-1])
     about = {
         "sizes": {
             "b": 1,

@@ -5,7 +5,7 @@ import torch
 
 pytest.importorskip("triton", reason="Triton is not installed")
 
-from minisys.bench import nsa_stages
+from minisys.bench import nsa_stages, nsa_variants
 from minisys.bench.harness import tensor_bytes
 from minisys.bench.nsa_problems import CONFIG, Sizes, count_flops, draw
 from minisys.nsa.kernels import INTERPRETED
@@ -66,3 +66,18 @@ def test_cases_are_named_apart_and_cost_something():
 
 def test_the_harness_can_weigh_the_inputs(inputs):
     assert tensor_bytes(inputs) > inputs["q"].nbytes
+
+
+def test_variants_give_what_their_stage_gives(inputs):
+    run = {name: torch.no_grad()(nsa_stages.stage(name, "forward")) for name in nsa_stages.FORWARD}
+    for variant in nsa_variants.variants():
+        if variant.stage == "window":  # its stage fills `out`, which rounds once where PyTorch rounds thrice
+            given, expected = variant.run(inputs), inputs["out"]
+        else:
+            given, expected = variant.run(inputs), run[variant.stage](inputs)
+            expected = expected[0] if variant.stage in ("compressed", "selected") else expected
+        if variant.stage == "φ":
+            given, expected = torch.cat(given), torch.cat(expected)
+        torch.testing.assert_close(given, expected, rtol=1e-5, atol=1e-5, msg=variant.name)
+    cases = nsa_variants.variant_cases(Sizes(64, 4, 128, torch.bfloat16, (1024,), 100), 1024)
+    assert len({case.key for case in cases}) == len(cases) == len(nsa_variants.variants())

@@ -12,6 +12,8 @@ from .kernel_cases import DEVICE, DTYPES, INTERPRETED, SMALL, draw, draw_nsa, wi
 
 from minisys.nsa.kernels.attention import select_blocks_triton  # isort: skip  (skipped without Triton)
 
+pytestmark = cases.FAILED_GUESSES
+
 
 @pytest.fixture(autouse=True)
 def _poisoned(monkeypatch):
@@ -38,8 +40,10 @@ def check_whole(config, *, scale=None, lengths=None, blocks=None, **shape):
     assert all(tensor.dtype == do.dtype for tensor in got.values())
     found = cases.errors(got, expected, least=0.2 * do.norm().item())
     assert max(found.values()) < cases.WHOLE[do.dtype], found
-    with torch.no_grad():
-        assert torch.equal(nsa_attention(**inputs, backend="triton", **options, **given), got["out"])
+    with torch.no_grad():  # what keeps nothing is another kernel: compiled, float32 may differ by a bit
+        bare = nsa_attention(**inputs, backend="triton", **options, **given)
+        bits = 4 * torch.finfo(torch.float32).eps if do.dtype == torch.float32 and not INTERPRETED else 0
+        assert torch.allclose(bare, got["out"], rtol=bits, atol=bits)
     return inputs, do, got, expected
 
 

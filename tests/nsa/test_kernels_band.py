@@ -22,6 +22,8 @@ BRANCHES = ("compressed", "selected", "window", "dense")
 NUMBER = {"compressed": 0, "selected": 1, "window": 2, "dense": 0}  # of its gate
 by_branch = pytest.mark.parametrize("branch", BRANCHES)
 
+pytestmark = cases.FAILED_GUESSES
+
 
 @pytest.fixture(autouse=True)
 def _poisoned(monkeypatch):
@@ -188,8 +190,10 @@ def test_all_branches_into_one(dtype):
     assert [tensor.numel() for tensor in nothing] == [0, 0]
 
 
+@pytest.mark.parametrize("size", [5.0, 50.0], ids=["", "a guess fails"])
 @by_branch
-def test_what_a_query_does_not_see_changes_nothing(branch):
+def test_what_a_query_does_not_see_changes_nothing(branch, size):
+    """Not a bit; but where a row of a tile sees so much that its guess fails, the tile is rounded anew."""
     q, k, v, _, _ = draw_branch(branch, SMALL, 40, hq=2)
     layout = layout_of(SMALL, [25, 15])
     if branch == "compressed":
@@ -197,9 +201,9 @@ def test_what_a_query_does_not_see_changes_nothing(branch):
     blocks = torch.zeros(1, 40, 2, 1, dtype=torch.int32, device=q.device)
     before, _ = forward(branch, q, k, v, layout, 0.3, blocks)
     last = 8 if branch == "compressed" else 20
-    k[last:], v[last:] = 50.0, -50.0
+    k[last:], v[last:] = size, -50.0
     after, _ = forward(branch, q, k, v, layout, 0.3, blocks)
-    assert torch.equal(after[:19], before[:19])
+    assert torch.allclose(after[:19], before[:19], rtol=0, atol=0 if size < 50 else 1e-6)
     assert not torch.equal(after[25:], before[25:])
 
 

@@ -24,6 +24,8 @@ from .kernel_cases import DEVICE, DTYPES, INTERPRETED, SMALL, draw
 
 from minisys.nsa.kernels.attention import select_blocks_triton  # isort: skip  (skipped without Triton)
 
+pytestmark = cases.FAILED_GUESSES
+
 
 @pytest.fixture(autouse=True)
 def _poisoned(monkeypatch):

@@ -31,6 +31,8 @@ from minisys.nsa.kernels.tiles import (
     attend_tile,
     boxes,
     finish_rows,
+    first_guess,
+    guess_failed,
     padded,
     shared_memory,
     tile_rows,
@@ -42,6 +44,44 @@ from minisys.nsa.kernels.tiles import (
 def visible_keys(position, SPAN: tl.constexpr, STRIDE: tl.constexpr):
     """Keys 0 … result - 1 end at or before `position`."""
     return tl.maximum((position + 1 - SPAN + STRIDE) // STRIDE, 0)
+
+
+@triton.jit
+@no_type_check
+def walk_band(
+    q_block, k, v, key_start, kv_head, start, bulk, tail, last, begin, end, row_max, scale_log2,
+    WINDOW: tl.constexpr, KEYS: tl.constexpr, D_V_PADDED: tl.constexpr, GUESSED: tl.constexpr,
+):  # fmt: skip
+    """The softmax over keys start … last - 1 of a tile of rows; keys bulk … tail - 1 are visible to all."""
+    ROWS: tl.constexpr = q_block.shape[0]
+    D_QK_PADDED: tl.constexpr = q_block.shape[1]
+    row_sum = tl.full([ROWS], 0.0, tl.float32)
+    acc = tl.full([ROWS, D_V_PADDED], 0.0, tl.float32)
+    columns = tl.arange(0, KEYS)[None, :]
+    if WINDOW:
+        for first in range(start, bulk, KEYS):
+            k_block = tl.reshape(k.load([key_start + first, kv_head, 0]), [KEYS, D_QK_PADDED])
+            v_block = tl.reshape(v.load([key_start + first, kv_head, 0]), [KEYS, D_V_PADDED])
+            visible = (first + columns < end) & (first + columns >= begin)
+            row_max, row_sum, acc = attend_tile(
+                q_block, k_block, v_block, visible, row_max, row_sum, acc, scale_log2, GUESSED
+            )
+    for first in range(bulk, tail, KEYS):
+        k_block = tl.reshape(k.load([key_start + first, kv_head, 0]), [KEYS, D_QK_PADDED])
+        v_block = tl.reshape(v.load([key_start + first, kv_head, 0]), [KEYS, D_V_PADDED])
+        row_max, row_sum, acc = attend_tile(
+            q_block, k_block, v_block, None, row_max, row_sum, acc, scale_log2, GUESSED
+        )
+    for first in range(tail, last, KEYS):
+        k_block = tl.reshape(k.load([key_start + first, kv_head, 0]), [KEYS, D_QK_PADDED])
+        v_block = tl.reshape(v.load([key_start + first, kv_head, 0]), [KEYS, D_V_PADDED])
+        visible = first + columns < end
+        if WINDOW:
+            visible = visible & (first + columns >= begin)
+        row_max, row_sum, acc = attend_tile(
+            q_block, k_block, v_block, visible, row_max, row_sum, acc, scale_log2, GUESSED
+        )
+    return row_max, row_sum, acc
 
 
 @triton.jit(do_not_specialize=["hk"])
@@ -71,6 +111,7 @@ def band_kernel(
     KEYS: tl.constexpr,
     STORE: tl.constexpr,
     COMBINE: tl.constexpr,
+    GUESS: tl.constexpr,
 ):
     tile = tiles + tl.program_id(0) // hk * 4
     kv_head = tl.program_id(0) % hk
@@ -92,34 +133,29 @@ def band_kernel(
     tail = bulk + tl.maximum(full_last - bulk, 0) // KEYS * KEYS
 
     row_max = tl.full([ROWS], -float("inf"), tl.float32)
-    row_sum = tl.full([ROWS], 0.0, tl.float32)
-    acc = tl.full([ROWS, D_V_PADDED], 0.0, tl.float32)
-    columns = tl.arange(0, KEYS)[None, :]
-    if WINDOW:
-        for first in range(start, bulk, KEYS):
-            k_block = tl.reshape(k.load([key_start + first, kv_head, 0]), [KEYS, D_QK_PADDED])
-            v_block = tl.reshape(v.load([key_start + first, kv_head, 0]), [KEYS, D_V_PADDED])
-            visible = (first + columns < end) & (first + columns >= begin)
-            row_max, row_sum, acc = attend_tile(
-                q_block, k_block, v_block, visible, row_max, row_sum, acc, scale_log2
-            )
-    for first in range(bulk, tail, KEYS):
-        k_block = tl.reshape(k.load([key_start + first, kv_head, 0]), [KEYS, D_QK_PADDED])
-        v_block = tl.reshape(v.load([key_start + first, kv_head, 0]), [KEYS, D_V_PADDED])
-        row_max, row_sum, acc = attend_tile(
-            q_block, k_block, v_block, None, row_max, row_sum, acc, scale_log2
-        )
-    for first in range(tail, last, KEYS):
-        k_block = tl.reshape(k.load([key_start + first, kv_head, 0]), [KEYS, D_QK_PADDED])
-        v_block = tl.reshape(v.load([key_start + first, kv_head, 0]), [KEYS, D_V_PADDED])
-        visible = first + columns < end
+    if GUESS:
+        k_block = tl.reshape(k.load([key_start + start, kv_head, 0]), [KEYS, D_QK_PADDED])
+        columns = start + tl.arange(0, KEYS)[None, :]
+        visible = columns < end
         if WINDOW:
-            visible = visible & (first + columns >= begin)
-        row_max, row_sum, acc = attend_tile(
-            q_block, k_block, v_block, visible, row_max, row_sum, acc, scale_log2
-        )
+            visible = visible & (columns >= begin)
+        guess = first_guess(q_block, k_block, visible)
+        row_base, row_sum, acc = walk_band(
+            q_block, k, v, key_start, kv_head, start, bulk, tail, last, begin, end, guess, scale_log2,
+            WINDOW, KEYS, D_V_PADDED, True,
+        )  # fmt: skip
+        if guess_failed(row_sum, inside):
+            row_base, row_sum, acc = walk_band(
+                q_block, k, v, key_start, kv_head, start, bulk, tail, last, begin, end, row_max, scale_log2,
+                WINDOW, KEYS, D_V_PADDED, False,
+            )  # fmt: skip
+    else:
+        row_base, row_sum, acc = walk_band(
+            q_block, k, v, key_start, kv_head, start, bulk, tail, last, begin, end, row_max, scale_log2,
+            WINDOW, KEYS, D_V_PADDED, False,
+        )  # fmt: skip
 
-    acc, row_lse = finish_rows(acc, row_max, row_sum, scale_log2)
+    acc, row_lse = finish_rows(acc, row_base, row_sum, scale_log2)
     dims = tl.arange(0, D_V_PADDED)[None, :]
     stored = inside[:, None] & (dims < D_V)
     offsets = first_row * D_V + (row[:, None] * D_V + dims)
@@ -136,20 +172,18 @@ def band_kernel(
         tl.store(total + offsets, acc.to(total.dtype.element_ty), mask=stored)
 
 
-def launch_options(dtype: torch.dtype, d_qk: int, d_v: int, memory: int, window: int) -> dict[str, int]:
-    """Rows and keys of a tile, warps and pipeline depth for padded head sizes; `memory` in bytes."""
+def launch_options(dtype: torch.dtype, d_qk: int, d_v: int, memory: int) -> dict[str, int | bool]:
+    """Rows and keys of a tile, warps, pipeline depth and whether to guess, for padded head sizes; `memory` in
+    bytes."""
     if dtype == torch.float32:  # no tensor cores, so every product takes registers
-        return {"ROWS": 64, "KEYS": 16, "num_warps": 8, "num_stages": 1}
-    rows, keys, stages = (64, 32, 3) if window else (128, 64, 3)
+        return {"ROWS": 64, "KEYS": 16, "num_warps": 8, "num_stages": 1, "GUESS": True}
+    rows, keys, stages = 64, 32, 3
     bytes_of = lambda stages: 2 * (rows * d_qk + stages * keys * (d_qk + d_v))
     while bytes_of(2) > memory:
-        rows, keys = max(64, rows // 2), keys // 2
-    return {
-        "ROWS": rows,
-        "KEYS": keys,
-        "num_warps": 8 if rows == 128 else 4,
-        "num_stages": stages if bytes_of(stages) <= memory else 2,
-    }
+        keys = keys // 2
+    stages = stages if bytes_of(stages) <= memory else 2
+    guess = dtype == torch.bfloat16  # float16 is too narrow for weights far above 1
+    return {"ROWS": rows, "KEYS": keys, "num_warps": 4, "num_stages": stages, "GUESS": guess}
 
 
 def band_forward(
@@ -164,8 +198,9 @@ def band_forward(
     window: int = 0,
     combine: tuple[Tensor, Tensor, Tensor, Tensor] | None = None,
     store: bool = True,
+    options: dict | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """(out, lse) of a branch, from aligned tensors; `window` 0 is none.
+    """(out, lse) of a branch, from aligned tensors; `window` 0 is none; `options` replace the tuned ones.
 
     `combine` (total, gates, o_cmp, o_slc) fills `total`, which may be o_cmp itself. Without `store` the
     branch's own output and lse are not kept, and come back empty.
@@ -177,7 +212,7 @@ def band_forward(
     out = torch.empty(kept, hq, d_v, dtype=q.dtype, device=q.device)
     lse = torch.empty(kept, hq, dtype=torch.float32, device=q.device)
     d_qk_padded, d_v_padded = padded(d_qk), padded(d_v)
-    options = launch_options(q.dtype, d_qk_padded, d_v_padded, shared_memory(q.device), window)
+    options = launch_options(q.dtype, d_qk_padded, d_v_padded, shared_memory(q.device)) | (options or {})
     group_padded = triton.next_power_of_2(group)
     options["ROWS"] = max(options["ROWS"], group_padded)
     tokens_of_tile = options["ROWS"] // group_padded

@@ -34,6 +34,7 @@ from minisys.nsa.kernels.layout import Layout
 from minisys.nsa.kernels.tiles import INTERPRETED, LOG2_E, boxes, padded, product
 
 NONE = tl.constexpr(0x7FFFFFFF)  # larger than every block's number
+LANES = tl.constexpr(32)  # of a warp
 
 
 @triton.jit
@@ -69,15 +70,18 @@ def importance_kernel(
     D_PADDED: tl.constexpr,
     TOKENS: tl.constexpr,
     KEYS: tl.constexpr,
-    BLOCKS: tl.constexpr,
+    INNER: tl.constexpr,
 ):
     columns = tl.arange(0, TOKENS * GROUP_PADDED)
     place = columns // GROUP_PADDED
     head = columns % GROUP_PADDED
     key_rows = tl.arange(0, KEYS)
     token_rows = tl.arange(0, TOKENS)
-    own_scratch = scratch + tl.program_id(0).to(tl.int64) * TOKENS * scratch_row
-    scratch_tile = token_rows[None, :] * scratch_row + key_rows[:, None]
+    # A token's probabilities are kept by piece: those of every first piece of a selection block, of every
+    # second one, … Then lanes that look at neighbouring blocks read neighbouring numbers.
+    PIECES: tl.constexpr = SELECT_BLOCK // STRIDE
+    own_scratch = scratch + tl.program_id(0).to(tl.int64) * TOKENS * PIECES * scratch_row
+    scratch_token = token_rows[None, :] * (PIECES * scratch_row)
 
     for program in range(tl.program_id(0), num_tiles * hk, tl.num_programs(0)):
         tile = tiles + program // hk * 4
@@ -99,50 +103,70 @@ def importance_kernel(
         for first in range(0, full, KEYS):
             k_block = tl.reshape(k_cmp.load([key_start + first, kv_head, 0]), [KEYS, D_PADDED])
             weights = group_weights(k_block, q_block, row_lse, scale_log2, TOKENS, GROUP_PADDED)
-            tl.store(own_scratch + first + scratch_tile, weights)
+            place_of_key = (first + key_rows) % PIECES * scratch_row + (first + key_rows) // PIECES
+            tl.store(own_scratch + scratch_token + place_of_key[:, None], weights)
         for first in range(full, last, KEYS):
             keys = (first + key_rows)[:, None]
             k_block = tl.reshape(k_cmp.load([key_start + first, kv_head, 0]), [KEYS, D_PADDED])
             weights = group_weights(k_block, q_block, row_lse, scale_log2, TOKENS, GROUP_PADDED)
             weights = tl.where(keys < end, weights, 0.0)
-            tl.store(own_scratch + first + scratch_tile, weights)
+            place_of_key = (first + key_rows) % PIECES * scratch_row + (first + key_rows) // PIECES
+            tl.store(own_scratch + scratch_token + place_of_key[:, None], weights)
         tl.debug_barrier()  # the numbers of every warp are there
 
-        # 2. The best of the blocks that are not forced: the best so far against BLOCKS new ones at a time.
+        # 2. The best of the blocks that are not forced: the best so far against INNER · 32 new ones a pass.
+        # A warp has whole tokens: numbers of one lane are compared in registers, lanes in one instruction.
         FORCED: tl.constexpr = INITIAL + LOCAL
         own = ((position + token_rows) // SELECT_BLOCK)[:, None]
         slot = tl.arange(0, N_PADDED)[None, :]
+        lane = tl.arange(0, LANES)[None, :]
         best = tl.full([TOKENS, N_PADDED], -1, tl.int32)
         number = tl.full([TOKENS, N_PADDED], -1, tl.int32)
-        for first_block in range(0, (position + count - 1) // SELECT_BLOCK + 1, BLOCKS):
-            block = first_block + tl.arange(0, BLOCKS)[None, :]
-            importance = tl.full([TOKENS, BLOCKS], 0.0, tl.float32)
-            # Compressed block i is SPAN/STRIDE pieces long, and credits a block for each piece in it.
-            PIECES: tl.constexpr = SELECT_BLOCK // STRIDE
-            LONG: tl.constexpr = SPAN // STRIDE
-            for shift in tl.static_range(-(LONG - 1), PIECES):
-                key = block * PIECES + shift
-                found = tl.load(
-                    own_scratch + token_rows[:, None] * scratch_row + key,
-                    mask=(key >= 0) & (key < last),
-                    other=0.0,
-                )
-                importance += (min(shift + LONG, PIECES) - max(shift, 0)) * found
-            new = importance.to(tl.int32, bitcast=True)  # orders as the number does, which is not negative
-            new = tl.where((block >= INITIAL) & (block <= own - LOCAL), new, -1)
+        # Compressed block i is SPAN/STRIDE pieces long, and credits a block for each piece in it.
+        LONG: tl.constexpr = SPAN // STRIDE
+        # Where the forced blocks hide every piece that is not there, nothing has to be masked on load.
+        HIDDEN: tl.constexpr = (INITIAL >= 1) & (PIECES >= LONG) & (PIECES * (LOCAL - 1) >= LONG - 1)
+        token_scratch = own_scratch + token_rows[:, None] * (PIECES * scratch_row) + lane
+        for first_block in range(0, (position + count - 1) // SELECT_BLOCK + 1, INNER * LANES):
+            new = ()
+            for inner in tl.static_range(INNER):
+                block = lane + first_block + inner * LANES
+                importance = tl.full([TOKENS, LANES], 0.0, tl.float32)
+                for shift in tl.static_range(-(LONG - 1), PIECES):
+                    piece = token_scratch + (first_block + shift % PIECES * scratch_row)
+                    piece += inner * LANES + shift // PIECES
+                    if HIDDEN:
+                        found = tl.load(piece)
+                    else:
+                        key = block * PIECES + shift
+                        found = tl.load(piece, mask=(key >= 0) & (key < last), other=0.0)
+                    importance += (min(shift + LONG, PIECES) - max(shift, 0)) * found
+                # The bits of a number that is not negative order as it does. The last ones name its place in
+                # the lane instead: no two numbers of a lane are equal, and the earlier block is the larger.
+                bits = (importance.to(tl.int32, bitcast=True) | (INNER - 1)) - inner
+                bits = tl.where((block >= INITIAL) & (block <= own - LOCAL), bits, -1)
+                new = new + (bits,)  # noqa: RUF005 (Triton does not know *)
             merged = tl.full([TOKENS, N_PADDED], -1, tl.int32)
             merged_number = tl.full([TOKENS, N_PADDED], -1, tl.int32)
             for i in range(FORCED, TOP_N):
-                top = tl.maximum(tl.max(new, axis=1), tl.max(best, axis=1))[:, None]
+                of_lane = new[0]
+                for inner in tl.static_range(1, INNER):
+                    of_lane = tl.maximum(of_lane, new[inner])
+                top = tl.maximum(tl.max(of_lane, axis=1), tl.max(best, axis=1))[:, None]
+                named = lane + first_block + (INNER - 1 - (top & (INNER - 1))) * LANES
                 chosen = tl.minimum(
-                    tl.min(tl.where(new == top, block, NONE), axis=1),
+                    tl.min(tl.where(of_lane == top, named, NONE), axis=1),
                     tl.min(tl.where(best == top, number, NONE), axis=1),
                 )[:, None]
                 merged = tl.where(slot == i, top, merged)
                 merged_number = tl.where(slot == i, chosen, merged_number)
-                new = tl.where(block == chosen, -1, new)
+                left = ()
+                for inner in tl.static_range(INNER):
+                    taken = lane + first_block + inner * LANES == chosen
+                    left = left + (tl.where(taken, -1, new[inner]),)  # noqa: RUF005
+                new = left
                 best = tl.where(number == chosen, -1, best)
-            best = merged
+            best = merged | (INNER - 1)  # an earlier block wins a tie; -1 stays
             number = merged_number
 
         # 3. The forced ones join them: first the initial blocks, then the local ones that are none of those.
@@ -171,12 +195,12 @@ def importance_kernel(
         tl.debug_barrier()  # nobody reads the scratch any more
 
 
-def launch_options(dtype: torch.dtype, d: int) -> dict[str, int]:
-    """Columns (tokens · group) and keys of a tile, numbers that the choice looks at together, warps, pipeline
-    depth, programs for each multiprocessor, and registers of a thread, so that as many programs fit."""
+def launch_options(dtype: torch.dtype, d: int) -> dict:
+    """Columns (tokens · group) and keys of a tile, numbers of a lane that the choice looks at together,
+    warps, pipeline depth, programs for each multiprocessor, and registers of a thread, so that they fit."""
     if dtype == torch.float32:
-        return {"COLUMNS": 64, "KEYS": 16, "BLOCKS": 4096, "num_warps": 4, "num_stages": 1, "PER_SM": 2}
-    options = {"COLUMNS": 128, "KEYS": 64, "BLOCKS": 2048, "num_warps": 4, "num_stages": 3}
+        return {"COLUMNS": 64, "KEYS": 16, "INNER": 16, "num_warps": 4, "num_stages": 1, "PER_SM": 2}
+    options = {"COLUMNS": 128, "KEYS": 64, "INNER": 16, "num_warps": 4, "num_stages": 3}
     return options | ({"PER_SM": 3, "maxnreg": 168} if d <= 128 else {"PER_SM": 1})
 
 
@@ -186,29 +210,36 @@ def top_blocks_forward(
     lse: Float[Tensor, "tokens hq"],
     layout: Layout,
     scale: float,
+    options: dict | None = None,
 ) -> Int[Tensor, "tokens hk n"]:
-    """Block numbers of every token, from contiguous tensors and the lse of the compressed branch."""
+    """Block numbers of every token, from contiguous tensors and the lse of the compressed branch; `options`
+    replace the tuned ones."""
     tokens, hq, d = q.shape
     hk, config = k_cmp.shape[1], layout.config
     group = hq // hk
     group_padded = triton.next_power_of_2(group)
-    options = launch_options(q.dtype, padded(d))
+    options = launch_options(q.dtype, padded(d)) | (options or {})
     tile_tokens = max(1, options.pop("COLUMNS") // group_padded)
     per_sm = options.pop("PER_SM")
-    options["BLOCKS"] = max(16, options["BLOCKS"] // tile_tokens)
+    # A short sequence is done in one pass of fewer numbers; 4096 of a program fit in its registers.
+    most = options["INNER"] if config.num_selectable(layout.longest) > 128 else 4
+    options["INNER"] = max(1, min(most, 128 // tile_tokens))
     tiles = layout.tiles(tile_tokens)
     processors = 1 if INTERPRETED else torch.cuda.get_device_properties(q.device).multi_processor_count
     programs = min(len(tiles) * hk, processors * per_sm)
-    # Stores of a tile may run over the last key, up to a whole tile of keys.
-    scratch_row = config.num_compressed(layout.longest) + options["KEYS"]
-    scratch = torch.empty(programs, tile_tokens, scratch_row, dtype=torch.float32, device=q.device)
+    # Stores of a tile may run over the last key, up to a whole tile of keys, and loads over the last block:
+    # what lies there is not used, but has to be a number.
+    pieces, looked_at = config.select_block // config.compress_stride, 32 * options["INNER"]
+    scratch_row = triton.cdiv(config.num_compressed(layout.longest) + options["KEYS"], pieces)
+    scratch_row = triton.cdiv(scratch_row, looked_at) * looked_at
+    scratch = torch.zeros(programs, tile_tokens, pieces, scratch_row, dtype=torch.float32, device=q.device)
     block_indices = torch.empty(tokens, hk, config.top_n, dtype=torch.int32, device=q.device)
     with torch.cuda.device_of(q):
         importance_kernel[(programs,)](
             boxes(q, tile_tokens, group_padded), boxes(k_cmp, options["KEYS"]), lse, tiles, scratch,
             block_indices, scale * LOG2_E, len(tiles), hk, scratch_row,
             SPAN=config.compress_block, STRIDE=config.compress_stride, SELECT_BLOCK=config.select_block,
-            TOP_N=config.top_n, N_PADDED=max(32, triton.next_power_of_2(config.top_n)),  # a warp
+            TOP_N=config.top_n, N_PADDED=max(32, triton.next_power_of_2(config.top_n)),
             INITIAL=config.initial_blocks, LOCAL=config.local_blocks,
             GROUP=group, GROUP_PADDED=group_padded, D_PADDED=padded(d), TOKENS=tile_tokens,
             **options,

@@ -110,11 +110,11 @@ def selected_kernel(
         first = (code >> TOKENS) * SELECT_BLOCK + offset
         k_block = tl.reshape(k.load([start + first, kv_head, 0]), [CHUNK, D_QK_PADDED])
         v_block = tl.reshape(v.load([start + first, kv_head, 0]), [CHUNK, D_V_PADDED])
-        visible = None
+        visible = (((code >> place) & 1) != 0)[:, None]
         if SELECT_BLOCK % CHUNK != 0:
-            visible = (offset + column < SELECT_BLOCK)[None, :]
+            visible = visible & (offset + column < SELECT_BLOCK)[None, :]
         row_max, row_sum, acc = attend_tile(
-            q_block, k_block, v_block, visible, row_max, row_sum, acc, scale_log2, ((code >> place) & 1) != 0
+            q_block, k_block, v_block, visible, row_max, row_sum, acc, scale_log2
         )
     for step in range(num_past * CHUNKS, num_codes * CHUNKS):
         code = tl.load(tile_codes + step // CHUNKS)
@@ -174,15 +174,17 @@ def selected_forward(
     block_indices: Int[Tensor, "tokens hk n"],
     layout: Layout,
     scale: float,
+    options: dict | None = None,
 ) -> tuple[Float[Tensor, "tokens hq d_v"], Float[Tensor, "tokens hq"]]:
-    """(out, lse) for aligned tensors and block numbers as `ordered_blocks` gives them; lse as in band.py."""
+    """(out, lse) for aligned tensors and block numbers as `ordered_blocks` gives them; lse as in band.py;
+    `options` replace the tuned ones."""
     tokens, hq, d_qk = q.shape
     hk, d_v = v.shape[1:]
     group, n, select_block = hq // hk, block_indices.shape[2], layout.config.select_block
     out = torch.empty(tokens, hq, d_v, dtype=q.dtype, device=q.device)
     lse = torch.empty(tokens, hq, dtype=torch.float32, device=q.device)
     d_qk_padded, d_v_padded, memory = padded(d_qk), padded(d_v), shared_memory(q.device)
-    options = tile_options(q.dtype, group, n, layout, d_qk_padded, d_v_padded, memory)
+    options = tile_options(q.dtype, group, n, layout, d_qk_padded, d_v_padded, memory) | (options or {})
     tiles = layout.tiles(options["TOKENS"])
     codes, counts = merged_lists(block_indices, layout, options["TOKENS"])
     with torch.cuda.device_of(q):  # Triton launches on the current device

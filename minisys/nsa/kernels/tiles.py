@@ -7,6 +7,11 @@ So three things are carried from tile to tile: `row_max` (m), `row_sum` (the den
 numerator), and no score ever leaves the chip. The backward pass computes every tile of scores a second time,
 from the logarithm of the denominator that the forward kept (lse).
 
+A maximum that is guessed, from the first tile, saves the carrying (FlashDecoding++, arXiv 2311.01282): any m
+gives the same quotient while no sum leaves the range of its type, and float32 and bfloat16 reach from 2^-126
+to 2^127. A third of a tile's instructions goes away, and the second product waits for nobody. Where a sum did
+leave 2^-80 to 2^100, the program starts again with the maximum carried. float16 is too narrow for guesses.
+
 Two conventions: exponentials are powers of two, which the hardware computes, so scores are multiplied by
 scale · log2(e) instead of scale. And a tile's sides are powers of two of at least 16, as `tl.dot` wants:
 a head size or a group that is none is padded, the padding is masked on load and never stored.
@@ -79,30 +84,46 @@ def tile_rows(tile, kv_head, hk, GROUP: tl.constexpr, GROUP_PADDED: tl.constexpr
 
 @triton.jit
 @no_type_check
-def attend_tile(q, k, v, visible, row_max, row_sum, acc, scale_log2, rows=None):
+def attend_tile(q, k, v, visible, row_max, row_sum, acc, scale_log2, GUESSED: tl.constexpr = False):
     """Take one tile of keys and values into the online softmax.
 
     q [rows, d_qk], k [keys, d_qk], v [keys, d_v]; `visible` [rows, keys], or None where every row sees every
-    key; `rows` [rows], or None where every row takes part, is cheaper than a mask where a row sees all keys
-    of the tile or none. `row_max` is in units of q·k, so that scale and maximum are one multiply-add;
-    scale_log2 > 0.
+    key. `row_max` is in units of q·k, so that scale and maximum are one multiply-add; scale_log2 > 0.
+    With GUESSED it is finite and stays as it is.
     """
     scores = product(q, tl.trans(k))
+    if GUESSED:
+        weights = tl.exp2(scores * scale_log2 - (row_max * scale_log2)[:, None])
+        if visible is not None:
+            weights = tl.where(visible, weights, 0.0)
+        row_sum += tl.sum(weights, axis=1)
+        return row_max, row_sum, product_onto(weights.to(v.dtype), v, acc)
     if visible is not None:
         scores = tl.where(visible, scores, -float("inf"))
-    tile_max = tl.max(scores, axis=1)
-    if rows is not None:
-        tile_max = tl.where(rows, tile_max, -float("inf"))
-    new_max = tl.maximum(row_max, tile_max)
+    new_max = tl.maximum(row_max, tl.max(scores, axis=1))
     # A row that has seen no key yet subtracts 0: -inf - (-inf) is no number.
     base = tl.where(new_max == -float("inf"), 0.0, new_max) * scale_log2
     shrink = tl.exp2(row_max * scale_log2 - base)  # 0 at the first tile, where row_max is -inf
-    if rows is not None:
-        base = tl.where(rows, base, float("inf"))  # 2^-inf: weighs nothing
     weights = tl.exp2(scores * scale_log2 - base[:, None])
     row_sum = row_sum * shrink + tl.sum(weights, axis=1)
     acc = product_onto(weights.to(v.dtype), v, acc * shrink[:, None])
     return new_max, row_sum, acc
+
+
+@triton.jit
+@no_type_check
+def first_guess(q, k, visible):
+    """The largest visible score of one tile, 0 for a row that sees none of it: a guess for all tiles."""
+    guess = tl.max(tl.where(visible, product(q, tl.trans(k)), -float("inf")), axis=1)
+    return tl.where(guess == -float("inf"), 0.0, guess)
+
+
+@triton.jit
+@no_type_check
+def guess_failed(row_sum, inside):
+    """Whether a row inside has a sum that a guessed maximum let grow or shrink too far, or saw no key."""
+    good = (row_sum > 2.0**-80) & (row_sum < 2.0**100)
+    return tl.min((good | (inside == 0)).to(tl.int32), axis=0) == 0
 
 
 @triton.jit
