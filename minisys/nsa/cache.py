@@ -28,12 +28,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from minisys.core.checks import check, check_choice, check_positive_int, check_rank, check_shape
+from minisys.core.checks import check, check_positive_int, check_rank, check_shape
 from minisys.core.decoder import rotate
-from minisys.nsa.compression import BlockCompressor, compress
+from minisys.nsa.compression import compress
 from minisys.nsa.config import NSAConfig
 
-BACKENDS = ("auto", "reference", "triton")
 Phi = Callable[[Tensor], Tensor]
 
 
@@ -103,7 +102,7 @@ class NSACache:
         self.lengths = torch.zeros(batch, dtype=torch.int32, device=device)
         # What the kernels keep between launches (kernels/decode_append.py, kernels/decode.py).
         self.program_lengths: Tensor | None = None
-        self.counters: dict[str, Tensor] = {}
+        self._workspace: dict[str, Tensor] = {}
         self._lengths = [0] * batch  # the host's copy
         self._least = [0] * batch  # shorter rows would need tokens that the rings no longer hold
 
@@ -231,13 +230,13 @@ class NSACache:
         self._check_ends(ends)
         recording = self.device.type == "cuda" and torch.cuda.is_current_stream_capturing()
         check(not (recording and counts is not None), "counts", counts, "None while a graph is recorded")
-        if self._append_backend(backend) == "triton":
+        from minisys.nsa.decoding import append_backend, append_reference  # which know caches
+
+        if append_backend(backend, self) == "triton":
             from minisys.nsa.kernels.decode_append import append_triton
 
             append_triton(self, new, None if counts is None else added)
         else:
-            from minisys.nsa.decoding import append_reference
-
             check(not recording, "backend", backend, "'triton' while a graph is recorded")
             append_reference(self, new, added)
             self._set_lengths(ends)
@@ -300,6 +299,23 @@ class NSACache:
             check(count <= held - least, "q", got, recent)
         return asked
 
+    def counter(self, name: str, count: int) -> Tensor:
+        """int32 zeros ``[count or more]``, kept between launches by a kernel that leaves them at zero."""
+        held = self._workspace.get(name)
+        if held is None or len(held) < count:
+            held = self._workspace[name] = torch.zeros(count, dtype=torch.int32, device=self.device)
+        return held
+
+    def turns(self) -> Tensor:
+        """Cosine and sine for every compressed key, as `rotate` has them, float32 ``[tc, 2, d_qk/2]``."""
+        if "turns" not in self._workspace:
+            half, count = self.d_qk // 2, self.k_cmp.shape[2]
+            ones = torch.ones(1, count, 1, 2 * half, dtype=torch.float32, device=self.device)
+            ones[..., half:] = 0.0  # (1, 0) turns into (cos, sin)
+            turned = self._rotated(ones, torch.arange(count, device=self.device))
+            self._workspace["turns"] = turned.view(count, 2, half)
+        return self._workspace["turns"]
+
     def _compressed(self, k_raw: Tensor, v_raw: Tensor) -> tuple[Tensor, Tensor]:
         """φ of whole sequences from position 0 on, ``[b, t, hk, …]`` -> ``[b, tc, hk, …]``, keys rotated."""
         keys = compress(k_raw, self.compress_keys, config=self.config)
@@ -312,20 +328,6 @@ class NSACache:
             return keys
         ends = blocks * self.config.compress_stride + self.config.compress_block - 1
         return rotate(keys, ends, self.rotary_base)
-
-    def _append_backend(self, backend: str) -> str:
-        """`backend`, or what ``"auto"`` stands for; the kernel knows no φ but `BlockCompressor`."""
-        known = all(type(phi) is BlockCompressor for phi in (self.compress_keys, self.compress_values))
-        chosen = chosen_backend(backend, self)
-        if backend == "auto" and not known:
-            return "reference"
-        check(
-            known or chosen != "triton",
-            "backend",
-            "'triton'",
-            "'reference' for a φ that is no BlockCompressor",
-        )
-        return chosen
 
     def _check_new(self, new: tuple[Tensor, ...]) -> int:
         """Check the tokens that come in; returns how many a row."""
@@ -362,22 +364,3 @@ class NSACache:
         if self.program_lengths is not None:
             self.program_lengths.copy_(self.lengths.expand_as(self.program_lengths))
         self._lengths = list(ends)
-
-
-def chosen_backend(backend: str, cache: NSACache) -> str:
-    """`backend`, or what ``"auto"`` stands for: the kernels on a CUDA GPU where they fit.
-
-    Raises:
-        ValueError: the kernels were asked for and cannot run on this cache.
-    """
-    check_choice("backend", backend, BACKENDS)
-    if backend == "reference" or (backend == "auto" and cache.device.type != "cuda"):
-        return "reference"
-    try:  # the kernels import Triton, which is not everywhere
-        from minisys.nsa.kernels.decode import refusal
-    except ImportError as error:
-        check(backend == "auto", "backend", f"'triton' ({error})", "'auto' or 'reference'")
-        return "reference"
-    why = refusal(cache)
-    check(why is None or backend == "auto", "backend", "'triton'", f"'auto' or 'reference'; {why}")
-    return "triton" if why is None else "reference"

@@ -18,8 +18,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from minisys.core.checks import check, check_rank, check_shape
-from minisys.nsa.cache import NSACache, chosen_backend
+from minisys.core.checks import check, check_choice, check_rank, check_shape
+from minisys.nsa.cache import NSACache
+from minisys.nsa.compression import BlockCompressor
 from minisys.nsa.reference import (
     attention_weights,
     block_overlap,
@@ -27,6 +28,8 @@ from minisys.nsa.reference import (
     top_blocks,
     weighted_values,
 )
+
+BACKENDS = ("auto", "reference", "triton")
 
 
 @torch.no_grad()
@@ -71,10 +74,12 @@ def nsa_decode(
     scale = 1 / math.sqrt(d_qk) if scale is None else scale
     check(math.isfinite(scale), "scale", scale, "a finite number")
     added = cache.check_queries(t, counts)
+    if t == 0:
+        return q.new_empty(b, t, hq, cache.d_v)
     if chosen_backend(backend, cache) == "triton":
         from minisys.nsa.kernels.decode import decode_triton
 
-        return decode_triton(q, cache, gates, scale, None if counts is None else added)
+        return decode_triton(q, cache, gates, scale, None if counts is None else added)[0]
     return decode_reference(q, cache, gates, scale, added)[0]
 
 
@@ -84,8 +89,12 @@ def decode_reference(
     gates: Float[Tensor, "b t hq 3"],
     scale: float,
     counts: Sequence[int],
-) -> tuple[Float[Tensor, "b t hq d_v"], Int[Tensor, "b t hk top_n"]]:
-    """(output, block numbers) in plain PyTorch; the last ``counts[row]`` tokens of a row are asked for."""
+    blocks: Int[Tensor, "b t hk n"] | None = None,
+) -> tuple[Float[Tensor, "b t hq d_v"], Int[Tensor, "b t hk n"]]:
+    """(output, block numbers) in plain PyTorch; the last ``counts[row]`` tokens of a row are asked for.
+
+    With `blocks` it reads those instead of the most important ones.
+    """
     config, longest = cache.config, max(max(cache.row_lengths), 1)
     positions = query_positions(cache, q.shape[1], counts)
 
@@ -96,9 +105,10 @@ def decode_reference(
     p_cmp = attention_weights(q, by_token(cache.k_cmp), visible, scale)  # [b, hk, g, t, tc]
     out = gates[..., 0:1] * weighted_values(p_cmp, by_token(cache.v_cmp))
 
-    overlap = block_overlap(longest, config, q.device).to(p_cmp.dtype)
-    importance = (p_cmp @ overlap).sum(dim=2).transpose(1, 2)  # equations 9 and 10
-    blocks = top_blocks(importance, config, positions)
+    if blocks is None:
+        overlap = block_overlap(longest, config, q.device).to(p_cmp.dtype)
+        importance = (p_cmp @ overlap).sum(dim=2).transpose(1, 2)  # equations 9 and 10
+        blocks = top_blocks(importance, config, positions)
 
     inner = torch.arange(config.select_block, device=q.device)
     tokens = (blocks[..., None] * config.select_block + inner).flatten(3)  # [b, t, hk, n·l']
@@ -159,3 +169,36 @@ def _attend_gathered(
     scores = torch.einsum("btkgd,bktnd->btkgn", grouped, gather(k)) * scale
     weights = masked_softmax(scores, visible[:, :, :, None].expand(scores.shape))
     return torch.einsum("btkgn,bktnd->btkgd", weights, gather(v)).flatten(2, 3)
+
+
+def chosen_backend(backend: str, cache: NSACache) -> str:
+    """`backend`, or what ``"auto"`` stands for: the kernels on a CUDA GPU where they fit.
+
+    Raises:
+        ValueError: the kernels were asked for and cannot run on this cache.
+    """
+    check_choice("backend", backend, BACKENDS)
+    if backend == "reference" or (backend == "auto" and cache.device.type != "cuda"):
+        return "reference"
+    try:  # the kernels import Triton, which is not everywhere
+        from minisys.nsa.kernels.decode import refusal
+    except ImportError as error:
+        check(backend == "auto", "backend", f"'triton' ({error})", "'auto' or 'reference'")
+        return "reference"
+    why = refusal(cache)
+    check(why is None or backend == "auto", "backend", "'triton'", f"'auto' or 'reference'; {why}")
+    return "triton" if why is None else "reference"
+
+
+def append_backend(backend: str, cache: NSACache) -> str:
+    """`chosen_backend` for `NSACache.append`; the kernel knows no φ but `BlockCompressor`.
+
+    Raises:
+        ValueError: the kernel was asked for and cannot run on this cache.
+    """
+    chosen = chosen_backend(backend, cache)
+    known = all(type(phi) is BlockCompressor for phi in (cache.compress_keys, cache.compress_values))
+    if chosen == "triton" and not known:
+        check(backend == "auto", "backend", "'triton'", "'reference' for a φ that is no BlockCompressor")
+        return "reference"
+    return chosen
