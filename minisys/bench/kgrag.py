@@ -1,90 +1,44 @@
 """``minisys bench kgrag``: retrieval methods on multi-hop questions, with intervals; answers; abstention.
 
 Sets: the generated world always; HotpotQA and MuSiQue where the environment variable MINISYS_MULTIHOP names
-the folder of their files (`minisys.bench.kgrag_sets.FILES`). Every method gets the same vectors, the same
-triples and a budget of 10 chunks, or 3; gains are over dense retrieval with as many, on the same questions,
-with a paired bootstrap. The language model reranks the public sets only: it reads 40 chunks for each
-question. The time of a query starts when the question is embedded; a text that an earlier question had
-reranked by cosine is not embedded again. Rows that the language model reranks have no times: it reads a text
-once for all methods.
+the folder of their files (`minisys.bench.kgrag_sets.FILES`), each also with entities in each other's places.
+Every method gets the same vectors, the same triples and a budget of 10 chunks, or 3; gains are over dense
+retrieval with as many, on the same questions, with a paired bootstrap. The language model reranks the public
+sets only: it reads 40 chunks for each question. It also writes answers, alone and from 3 chunks
+(`minisys.bench.kgrag_answers`); there, gains are over its answers from dense retrieval.
 
-Abstention: half of the world's questions decide the confidence from which an answer is given, the other half
-says how often that is right.
+The time of a query starts when the question is embedded; a text that an earlier question had reranked by
+cosine is not embedded again. Rows that the language model reranks have no times, for it reads a text once for
+all methods; how long it reads is measured apart (``reading``).
 
-Each finished method is kept in ``NAME.outcomes.partial`` beside the result file; a run that was stopped, or
+Each finished row is kept in ``NAME.outcomes.partial`` beside the result file; a run that was stopped, or
 whose minutes were used up, goes on from there if the code is the same.
 """
 
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 
 from minisys.bench import results
 from minisys.bench.harness import say, source_hash
-from minisys.bench.kgrag_sets import Prepared, data_folder, drop_triples, prepare, question_sets
+from minisys.bench.kgrag_abstention import measure_abstention
+from minisys.bench.kgrag_answers import ALONE, GOLD, Writer, changes, gold_contexts, measure_written, reads
+from minisys.bench.kgrag_methods import BASELINE, FEW, QUICK, SHUFFLED, VARIANTS, WRITTEN, Variant, measure
+from minisys.bench.kgrag_sets import Prepared, data_folder, prepare, prepare_shuffled, question_sets
 from minisys.core.checks import check_choice
 from minisys.core.files import read_json, write_json
-from minisys.kgrag import answering
-from minisys.kgrag.answering import POOL, answer, best_threshold
-from minisys.kgrag.evaluate import Outcome, by_kind, compare, evaluate
-from minisys.kgrag.metrics import answer_f1
+from minisys.kgrag.answering import POOL
+from minisys.kgrag.evaluate import Outcome, by_kind, compare
 from minisys.kgrag.reading import WordSupport
+from minisys.kgrag.rerank import QueryLikelihood, Remembering
 from minisys.kgrag.types import Embedder, Reranker
+from minisys.kgrag.world import make_world
 
 DEVICES = ("cpu",)  # where retrieval is meant to run
-K = 10  # chunks of a context
-FEW = 3  # of a short one: about as many as a question has supporting facts
-BASELINE = {K: "dense", FEW: f"dense, k = {FEW}"}  # what a row of that many chunks is compared with
-ANSWERED = ("dense", "hybrid", "kg2rag")  # methods whose POOL best chunks are also answered from
-
-
-@dataclass(frozen=True)
-class Variant:
-    """A row: how `minisys.kgrag.retrieve.Retriever` is asked, for k chunks, and without which triples."""
-
-    name: str
-    settings: dict = field(default_factory=dict)
-    reranked: bool = False  # by the language model; else by cosine, where a method reranks
-    dropped: float = 0.0
-    k: int = K
-    uncut: bool = False  # all that was found, however many chunks; compared with K chunks of the baseline
-
-
-VARIANTS = (
-    *(Variant(name, {"method": name}) for name in ("dense", "bm25", "hybrid", "pagerank")),
-    *(Variant(name, {"method": name}) for name in ("kg2rag-paper", "kg2rag-released", "kg2rag")),
-    *(Variant(f"kg2rag, m = {m}", {"method": "kg2rag", "hops": m}) for m in (0, 2, 3)),
-    Variant("kg2rag, no expansion", {"method": "kg2rag", "expansion": False}),
-    Variant("kg2rag, no organization", {"method": "kg2rag", "organization": False}),
-    Variant("kg2rag-paper, no expansion", {"method": "kg2rag-paper", "expansion": False}),
-    Variant("kg2rag-paper, no organization", {"method": "kg2rag-paper", "organization": False}),
-    Variant("expansion, uncut", {"method": "kg2rag-paper", "organization": False}, uncut=True),
-    *(
-        Variant(f"kg2rag, {share:.0%} of triples dropped", {"method": "kg2rag"}, dropped=share)
-        for share in (0.05, 0.1, 0.25, 0.5)
-    ),
-    *(
-        Variant(f"{name}, language model reranks", {"method": name}, reranked=True)
-        for name in ("dense+rerank", "hybrid+rerank", "kg2rag", "kg2rag-paper")
-    ),
-    *(Variant(f"{name}, k = {FEW}", {"method": name}, k=FEW) for name in ("dense", "hybrid", "kg2rag")),
-    *(
-        Variant(f"{name}, language model reranks, k = {FEW}", {"method": name}, reranked=True, k=FEW)
-        for name in ("dense+rerank", "kg2rag", "kg2rag-paper")
-    ),
-    *(
-        Variant(f"kg2rag, no {stage}, language model reranks{few}", asked, reranked=True, k=k)
-        for few, k in (("", K), (f", k = {FEW}", FEW))
-        for stage, asked in (
-            ("organization", {"method": "kg2rag", "organization": False}),
-            ("expansion", {"method": "kg2rag", "expansion": False}),
-        )
-    ),
-)
-QUICK = tuple(variant for variant in VARIANTS if not variant.reranked and not variant.dropped)
 
 
 def run(
@@ -102,10 +56,10 @@ def run(
 
     Args:
         command: what a reader types to measure again, for the result file.
-        quick: a small world, 25 questions of each public set, no language model.
+        quick: a small world, 25 questions of each public set, no language model, nothing shuffled.
         device: one of `DEVICES`.
         out: folder of the result file; the checkout's ``benchmarks/results`` unless given.
-        minutes: no method is started after them.
+        minutes: no row is started after them.
         data: folder of the public files, instead of the environment variable.
         embedder: another one than the default.
 
@@ -118,193 +72,196 @@ def run(
     target = results.writable_target(name, out)
     sets = question_sets(data_folder(data), quick=quick)
     embedder = embedder or embedder_for()
-    kept = _Kept(target.with_name(f"{name}.outcomes.partial"), embedder.name)
-    started, late = time.monotonic(), []
-    support, reranker = WordSupport(embedder), None
-    payload: dict = {
-        "answered_from": POOL,
-        "baseline": {str(k): name for k, name in BASELINE.items()},
-        "sets": {},
-        "rows": [],
-        "by_kind": {},
-    }
+    session = Session(target.with_name(f"{name}.outcomes.partial"), embedder, minutes, echo)
+    table = Table()
+    further: dict = {}
     for set_name, questions in sets.items():
         prepared = prepare(questions, embedder)
-        payload["sets"][set_name] = prepared.about
-        echo(f"{set_name}: {prepared.about}")
-        outcomes = []
         variants = QUICK if quick else VARIANTS
-        for variant in variants:
-            if variant.reranked and set_name == "world":
-                continue
-            key = f"{set_name}: {variant.name}"
-            if key not in kept.outcomes:
-                if time.monotonic() - started > 60 * minutes:
-                    late.append(key)
-                    continue
-                if variant.reranked and reranker is None:
-                    reranker = _language_model()
-                kept.add(key, measure(prepared, variant, support, reranker if variant.reranked else None))
-            outcomes.append(kept.outcomes[key])
-            echo(_line(outcomes[-1]))
-        chunks = {variant.name: variant.k for variant in variants}
-        for k, baseline in BASELINE.items():
-            same = [outcome for outcome in outcomes if chunks[outcome.method] == k]
-            if all(outcome.method != baseline for outcome in same):
-                continue  # not measured yet, or not asked for
-            payload["rows"] += [{"set": set_name, "k": k} | row for row in compare(same, baseline)]
-        payload["by_kind"][set_name] = {
-            outcome.method: by_kind(outcome, questions, "recall") for outcome in outcomes
-        }
         if set_name == "world":
-            payload["abstention"] = measure_abstention(prepared, support)
-            echo(f"abstention: {payload['abstention']}")
+            fresh = prepare(make_world(1, 100 if quick else 404).questions, embedder)
+            further["abstention"] = measure_abstention(prepared, fresh, session.support)
+            variants = tuple(variant for variant in variants if not variant.reranked)
+        found = measure_set(session, set_name, prepared, variants, answers=not quick)
+        table.add(set_name, prepared, found)
+        if set_name != "world" and not quick:
+            further.setdefault("reading", {})[set_name] = measure_reading(prepared, session.models.likelihood)
+            twin = prepare_shuffled(prepared)
+            swapped = measure_set(session, f"{set_name}-shuffled", twin, SHUFFLED, answers=True)
+            table.add(f"{set_name}-shuffled", twin, swapped)
+            further.setdefault("shuffled", {})[set_name] = changes(swapped, found)
     if not quick:
-        payload["speed"] = measure_speed()
-        echo(f"at the size of the paper's corpus: {payload['speed']}")
-    path = results.save(name, payload, command, target.parent)
-    if late:
-        echo(f"the {minutes:g} minutes were used up: the same command measures the {len(late)} rows left")
-    else:
-        kept.path.unlink(missing_ok=True)
+        further["speed"] = measure_speed()
+        further["linking"] = measure_linking()
+    for topic, measured in further.items():
+        echo(f"{topic}: {measured}")
+    path = results.save(name, {"answered_from": POOL} | table.payload() | further, command, target.parent)
+    session.finish()
     echo(f"written: {path}")
-    return 1 if late else 0
+    return 1 if session.late else 0
+
+
+def measure_set(
+    session: "Session", name: str, prepared: Prepared, variants: Sequence[Variant], *, answers: bool
+) -> list[Outcome]:
+    """The outcomes of `variants` on a set, and those of the language model's answers; fewer if time is up."""
+    session.echo(f"{name}: {prepared.about}")
+    found = []
+    for variant in variants:
+
+        def retrieve(variant: Variant = variant) -> Outcome:
+            reranker = session.models.reranker if variant.reranked else None
+            return measure(prepared, variant, session.support, reranker)
+
+        found += session.outcome(f"{name}: {variant.name}", retrieve)
+    if answers:
+        gold = gold_contexts(prepared)
+        contexts: dict[str, Mapping] = {ALONE: dict.fromkeys(gold, ()), GOLD: gold}
+        contexts |= {
+            reads(one.method): dict(zip(one.questions, one.contexts, strict=True))
+            for one in found
+            if one.method in WRITTEN
+        }
+        for row, shown in contexts.items():
+
+            def write(row: str = row, shown: Mapping = shown) -> Outcome:
+                return measure_written(row, prepared, shown, session.models.write)
+
+            found += session.outcome(f"{name}: {row}", write)
+    return found
 
 
 def measure_speed() -> dict:
-    """Milliseconds of a question at the size of the paper's corpus, and against networkx."""
+    """A question and an index at the size of the paper's corpus, and at four chunks a document."""
+    from minisys.bench.kgrag_index import measure_index
     from minisys.bench.kgrag_speed import measure_against_networkx, measure_queries, synthetic_corpus
 
-    corpus = synthetic_corpus()
-    counts = {
-        "documents": corpus.graph.num_chunks,
-        "triples": len(corpus.graph.relations),
-        "entities": len(corpus.graph.entities),
-    }
-    speeds = {name: measure_queries(corpus, name) for name in ("dense", "hybrid", "kg2rag", "kg2rag-paper")}
-    return counts | speeds | {"networkx": measure_against_networkx(corpus.graph)}
+    found: dict = {}
+    for sentences in (1, 4):
+        corpus = synthetic_corpus(sentences=sentences)
+        speeds: dict = {
+            method: measure_queries(corpus, method)
+            for method in ("dense", "hybrid", "pagerank", "kg2rag", "kg2rag-paper")
+        }
+        if sentences == 1:
+            speeds["networkx"] = measure_against_networkx(corpus.graph)
+        found[f"chunks_a_document_{sentences}"] = (
+            {"entities": len(corpus.graph.entities)} | speeds | {"index": measure_index(corpus)}
+        )
+    return found
 
 
-def measure(
-    prepared: Prepared, variant: Variant, support: WordSupport, reranker: Reranker | None = None
-) -> Outcome:
-    """Run one method over a set; the methods in `ANSWERED` answer as well."""
+def measure_reading(prepared: Prepared, reranker: Reranker, questions: int = 10) -> dict:
+    """Milliseconds that a reranker takes for the 40 chunks of a question."""
     from minisys.kgrag.retrieve import Retriever
 
-    corpus = drop_triples(prepared.corpus, variant.dropped) if variant.dropped else prepared.corpus
-    retriever = Retriever(corpus, prepared.embedder, reranker)
-    first = prepared.questions.questions[0]  # builds the indexes that this method needs
+    retriever, spent = Retriever(prepared.corpus, prepared.embedder, reranker), []
+    for question in prepared.questions.questions[: questions + 1]:
+        found = retriever.retrieve(question.text, vector=prepared.vectors[question.id])
+        spent.append(found.milliseconds["rerank"])
+    times = spent[1:]  # the first one warms up
+    return {"reranker": reranker.name, "questions": len(times), "median_ms": float(np.median(times))}
 
-    def retrieve(question) -> Sequence[int]:
-        vector = prepared.vectors[question.id]
-        k = len(corpus.chunks) if variant.uncut else variant.k
-        return retriever.retrieve(question.text, k=k, vector=vector, **variant.settings).chunks
 
-    retrieve(first)
-    given = None
-    if variant.name in ANSWERED:
+def measure_linking() -> dict:
+    """How often two mentions are linked wrongly, on the pairs that come with the package."""
+    from minisys.kgrag.link_errors import labelled_pairs, link_errors
 
-        def given(question, _):
-            vector = prepared.vectors[question.id]
-            found = retriever.retrieve(question.text, k=POOL, vector=vector, **variant.settings)
-            return answer(question.text, corpus, found.chunks, support, threshold=0).short
+    pairs, texts = labelled_pairs()
+    errors = link_errors(pairs, texts)
+    counts = {name: getattr(errors, name) for name in ("same", "different", "missed", "merged")}
+    return counts | {"wrong_percent": 100 * errors.rate}
 
-    outcome = evaluate(variant.name, retrieve, prepared.questions, corpus, answer=given)
-    if not variant.reranked:
-        return outcome
-    # What an earlier method had the language model read is remembered: these times are nobody's.
-    return replace(outcome, values={name: x for name, x in outcome.values.items() if name != "ms"})
+
+class Table:
+    """The rows of the result file."""
+
+    def __init__(self) -> None:
+        self.sets: dict[str, dict] = {}
+        self.rows: dict[str, dict] = {}
+        self.kinds: dict[str, dict] = {}
+
+    def add(self, name: str, prepared: Prepared, outcomes: Sequence[Outcome]) -> None:
+        """Compare the outcomes of a set with dense retrieval of as many chunks, or with answers from it."""
+        budgets = {variant.name: variant.k for variant in VARIANTS}
+        groups = {
+            dense: [one for one in outcomes if budgets.get(one.method) == k] for k, dense in BASELINE.items()
+        }
+        groups[reads(BASELINE[FEW])] = [one for one in outcomes if one.method not in budgets]
+        for baseline, group in groups.items():
+            if all(one.method != baseline for one in group):
+                continue  # not measured yet, or not asked for
+            for row in compare(group, baseline):
+                k = budgets.get(row["method"], 0 if row["method"] == ALONE else FEW)
+                about = {"set": name, "k": k, "baseline": baseline}
+                self.rows[f"{name}: {row['method']}"] = about | row
+        self.sets[name] = prepared.about
+        self.kinds[name] = {
+            one.method: by_kind(one, prepared.questions, "recall")
+            for one in outcomes
+            if "recall" in one.values
+        }
+
+    def payload(self) -> dict:
+        return {"sets": self.sets, "rows": self.rows, "by_kind": self.kinds}
 
 
 @dataclass(frozen=True)
-class _Asked:
-    """A question of the world after it was answered without a threshold."""
+class Models:
+    """What a language model does here: score, score and remember, write."""
 
-    kind: str
-    answerable: bool
-    right: bool
-    confidence: float
+    likelihood: QueryLikelihood
+    reranker: Remembering  # methods and ablations mostly read the same chunks
+    write: Writer
 
 
-def measure_abstention(prepared: Prepared, support: WordSupport, method: str = "kg2rag") -> dict:
-    """Fit the threshold on one half of the questions, and measure it on the other.
+class Session:
+    """One run: what it has measured, or an earlier run of the same code; the time left; the models.
 
-    Every other question of each kind is in the first half. The fit keeps right answers (F1 of the short one
-    above 0.5) and declines what the corpus does not hold. Also measured, on the second half: the threshold
-    that the package ships.
+    Attributes:
+        late: rows that are not measured because the minutes were used up.
     """
-    from minisys.kgrag.retrieve import Retriever
 
-    retriever = Retriever(prepared.corpus, prepared.embedder)
-    seen: dict[str, int] = {}
-    halves: tuple[list[_Asked], list[_Asked]] = ([], [])
-    for question in prepared.questions.questions:
-        number = seen[question.kind] = seen.get(question.kind, -1) + 1
-        found = retriever.retrieve(question.text, method, k=POOL, vector=prepared.vectors[question.id])
-        given = answer(question.text, prepared.corpus, found.chunks, support, threshold=0)
-        right = question.answerable and answer_f1(given.short, question.answers) > 0.5
-        halves[number % 2].append(_Asked(question.kind, question.answerable, right, given.confidence))
-    decided = [one for one in halves[0] if one.right or not one.answerable]
-    fitted = best_threshold([one.confidence for one in decided], [one.right for one in decided])
-    row = {"method": method, "questions_fitted": len(halves[0]), "questions_measured": len(halves[1])}
-    for name, threshold in (("fitted", fitted), ("shipped", answering.THRESHOLD)):
-        row[name] = {"threshold": threshold} | _shares(halves[1], threshold)
-    return row | {"auc": _auc(halves[1])}
+    def __init__(self, path: Path, embedder: Embedder, minutes: float, echo: Callable[[str], object]) -> None:
+        self.path, self.minutes, self.echo = path, minutes, echo
+        self.support = WordSupport(embedder)
+        self.late: list[str] = []
+        self._run = {"source": source_hash(), "embedder": embedder.name}
+        self._started = time.monotonic()
+        self._outcomes: dict[str, Outcome] = {}
+        held = read_json(path) if path.is_file() else None
+        if isinstance(held, dict) and held.get("run") == self._run:
+            self._outcomes = {key: _outcome(row) for key, row in held["outcomes"].items()}
 
+    @cached_property
+    def models(self) -> Models:
+        likelihood = QueryLikelihood()
+        writer = Writer(likelihood.model, likelihood.tokenizer)
+        return Models(likelihood, Remembering(likelihood), writer)
 
-def _shares(half: Sequence[_Asked], threshold: float) -> dict:
-    """Shares of questions answered and declined, by kind, and of answers that are right."""
-    given = [one for one in half if one.confidence >= threshold]
-    groups = {
-        "answered": [one for one in half if one.answerable],
-        "kept_right": [one for one in half if one.right],
-    }
-    shares = {name: _share(given, group) for name, group in groups.items()}
-    shares["right_among_answered"] = sum(one.right for one in given) / max(1, len(given))
-    without = [one for one in half if not one.answerable]
-    shares["declined"] = 1 - _share(given, without)
-    for kind in dict.fromkeys(one.kind for one in without):
-        shares[f"declined_{kind}"] = 1 - _share(given, [one for one in without if one.kind == kind])
-    return shares
+    def outcome(self, key: str, make: Callable[[], Outcome]) -> list[Outcome]:
+        """The outcome named `key`, made and kept unless it is known; none where the time is up."""
+        if key not in self._outcomes:
+            if time.monotonic() - self._started > 60 * self.minutes:
+                self.late.append(key)
+                return []
+            self._outcomes[key] = make()
+            rows = {
+                name: {"method": one.method, "questions": one.questions, "contexts": one.contexts,
+                       "values": one.values}
+                for name, one in self._outcomes.items()
+            }  # fmt: skip
+            write_json(self.path, {"run": self._run, "outcomes": rows})
+        self.echo(_line(self._outcomes[key]))
+        return [self._outcomes[key]]
 
-
-def _share(given: Sequence[_Asked], group: Sequence[_Asked]) -> float:
-    inside = {id(one) for one in given}
-    return sum(id(one) in inside for one in group) / max(1, len(group))
-
-
-def _auc(half: Sequence[_Asked]) -> float:
-    """How often an answerable question has the higher confidence of a pair; a tie counts half."""
-    yes = np.array([one.confidence for one in half if one.answerable])
-    no = np.array([one.confidence for one in half if not one.answerable])
-    return float((np.sign(yes[:, None] - no) / 2 + 0.5).mean())
-
-
-def _language_model() -> Reranker:
-    from minisys.kgrag.rerank import QueryLikelihood, Remembering
-
-    return Remembering(QueryLikelihood())  # methods and ablations mostly read the same chunks
-
-
-class _Kept:
-    """Outcomes of an earlier run of the same code, and of this one."""
-
-    def __init__(self, path: Path, embedder: str) -> None:
-        self.path, self.run = path, {"source": source_hash(), "embedder": embedder}
-        self.outcomes: dict[str, Outcome] = {}
-        if path.is_file():
-            held = read_json(path)
-            if isinstance(held, dict) and held.get("run") == self.run:
-                self.outcomes = {key: _outcome(row) for key, row in held["outcomes"].items()}
-
-    def add(self, key: str, outcome: Outcome) -> None:
-        self.outcomes[key] = outcome
-        rows = {
-            name: {"method": one.method, "questions": one.questions, "contexts": one.contexts,
-                   "values": one.values}
-            for name, one in self.outcomes.items()
-        }  # fmt: skip
-        write_json(self.path, {"run": self.run, "outcomes": rows})
+    def finish(self) -> None:
+        """Say what is left to measure, or clean up."""
+        if self.late:
+            left = f"the same command measures the {len(self.late)} rows left"
+            self.echo(f"the {self.minutes:g} minutes were used up: {left}")
+        else:
+            self.path.unlink(missing_ok=True)
 
 
 def _outcome(row: dict) -> Outcome:
@@ -313,10 +270,8 @@ def _outcome(row: dict) -> Outcome:
 
 
 def _line(outcome: Outcome) -> str:
-    shown = {name: np.mean(outcome.values[name]) for name in ("precision", "recall", "f1")}
-    text = "  ".join(f"{name} {value:.3f}" for name, value in shown.items())
-    if "answer_f1" in outcome.values:
-        text += f"  answer F1 {np.mean(outcome.values['answer_f1']):.3f}"
+    names = ("precision", "recall", "f1", "exact_match", "answer_f1")
+    shown = [f"{name} {np.mean(outcome.values[name]):.3f}" for name in names if name in outcome.values]
     if "ms" in outcome.values:
-        text += f"  {np.median(outcome.values['ms']):.1f} ms"
-    return f"  {outcome.method:<38} {text}"
+        shown.append(f"{np.median(outcome.values['ms']):.1f} ms")
+    return f"  {outcome.method:<54} {'  '.join(shown)}"

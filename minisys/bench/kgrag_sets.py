@@ -1,6 +1,7 @@
 """The question sets that ``minisys bench kgrag`` measures on, each with its corpus and questions' vectors."""
 
 import os
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from random import Random
@@ -12,6 +13,7 @@ from minisys.kgrag.datasets import QuestionSet, load_hotpotqa, load_musique, loa
 from minisys.kgrag.types import Chunk, Corpus, Embedder, Triple
 from minisys.kgrag.world import load_world, make_world
 
+Parse = Callable[[list[str]], Iterable]  # texts to parsed texts with their entities
 DATA = "MINISYS_MULTIHOP"  # environment variable: the folder with HotpotQA's and MuSiQue's files
 FILES = {
     "hotpotqa": ("hotpotqa_train.json", "hotpotqa_train_corpus.json"),
@@ -24,7 +26,7 @@ class Prepared:
     """A question set ready for retrieval.
 
     Attributes:
-        questions: the set.
+        questions: the set, with its triples.
         corpus: its chunks with vectors and a linked graph.
         embedder: made its vectors.
         vectors: the embedding of each question, by its id.
@@ -67,29 +69,48 @@ def question_sets(folder: Path | None, *, quick: bool) -> dict[str, QuestionSet]
     return sets
 
 
-def prepare(questions: QuestionSet, embedder: Embedder) -> Prepared:
+def prepare(questions: QuestionSet, embedder: Embedder, triples_are: str = "given with the set") -> Prepared:
     """Embed and link a set. Triples that it lacks are parsed from its chunks."""
     from minisys.kgrag.chunking import text_to_search
     from minisys.kgrag.embedding import embed_question
     from minisys.kgrag.entities import link_triples
 
     chunks = questions.chunks()
-    triples, source = list(questions.triples), "given with the set"
-    if not triples:
-        triples, source = _parse(chunks), "parsed from the sentences"
+    if not questions.triples:
+        questions, triples_are = (
+            replace(questions, triples=tuple(_parse(chunks))),
+            "parsed from the sentences",
+        )
     vectors = embedder([text_to_search(chunk) for chunk in chunks]).astype(np.float16)
-    graph = link_triples(triples, chunks)
+    graph = link_triples(list(questions.triples), chunks)
     asked = {question.id: embed_question(embedder, question.text) for question in questions.questions}
     about = {
         "questions": len(questions.questions),
         "documents": len(questions.documents),
         "chunks": len(chunks),
-        "triples": len(triples),
+        "triples": len(questions.triples),
         "entities": len(graph.entities),
-        "triples_are": source,
+        "triples_are": triples_are,
         "embedder": embedder.name,
     }
     return Prepared(questions, Corpus(chunks, vectors, graph), embedder, asked, about)
+
+
+def prepare_shuffled(prepared: Prepared, parse: Parse | None = None) -> Prepared:
+    """The set with entities in each other's places, in questions, triples and text; embedded again.
+
+    parse: as `minisys.kgrag.shuffle.find_entities` takes it; the parser that comes with the extra ``rag``
+    unless given.
+    """
+    from minisys.kgrag.shuffle import find_entities, swap_entities
+
+    entities = find_entities(prepared.questions, parse or _recogniser())
+    swapped = swap_entities(prepared.questions, entities)
+    found = prepare(swapped, prepared.embedder, prepared.about["triples_are"])
+    moved = sum(
+        a.text != b.text for a, b in zip(swapped.questions, prepared.questions.questions, strict=True)
+    )
+    return replace(found, about=found.about | {"names_swapped": len(entities), "questions_changed": moved})
 
 
 def drop_triples(corpus: Corpus, share: float, seed: int = 0) -> Corpus:
@@ -111,3 +132,11 @@ def _parse(chunks: list[Chunk]) -> list[Triple]:
     from minisys.kgrag.parsing import ParseExtractor
 
     return ParseExtractor()(chunks)
+
+
+def _recogniser() -> Parse:
+    import spacy
+
+    from minisys.kgrag.parsing import MODEL
+
+    return spacy.load(MODEL, exclude=["parser", "lemmatizer", "attribute_ruler"]).pipe

@@ -2,7 +2,8 @@
 
 The corpus is made up, with the counts of arXiv 2502.06864 (66,581 documents, 211,356 triples, 98,226
 entities): document i is about entity i, the other ends of triples follow a power law, so that hubs exist, and
-vectors are random with the questions near some of them. Relevance means nothing here; sizes do.
+vectors are random with the questions near some of them. A document is one chunk, or as many as asked for.
+Relevance means nothing here; sizes do.
 """
 
 import statistics
@@ -10,7 +11,7 @@ import time
 
 import numpy as np
 
-from minisys.core.checks import check
+from minisys.core.checks import check, check_positive_int
 from minisys.kgrag.expansion import GraphIndex, expand
 from minisys.kgrag.graph import expand_reference, knowledge_graph, organize_reference
 from minisys.kgrag.organization import organize
@@ -21,10 +22,15 @@ DOCUMENTS, TRIPLES, ENTITIES = 66_581, 211_356, 98_226
 
 
 def synthetic_graph(
-    documents: int = DOCUMENTS, triples: int = TRIPLES, entities: int = ENTITIES, seed: int = 0
+    documents: int = DOCUMENTS,
+    triples: int = TRIPLES,
+    entities: int = ENTITIES,
+    seed: int = 0,
+    sentences: int = 1,
 ) -> Graph:
-    """Triples of documents about entities, tails drawn by rank^-0.8."""
+    """Triples of documents about entities, tails drawn by rank^-0.8; `sentences` chunks a document."""
     check(0 < documents <= entities, "documents", documents, f"1 to {entities}, the entities")
+    check_positive_int("sentences", sentences)
     random = np.random.default_rng(seed)
     own = random.random(triples) < 0.75  # the document's own entity; else any
     heads = np.where(own, random.integers(0, documents, triples), random.integers(0, entities, triples))
@@ -32,8 +38,10 @@ def synthetic_graph(
     popularity = np.arange(1, entities + 1) ** -0.8
     tails = random.permutation(entities)[random.choice(entities, triples, p=popularity / popularity.sum())]
     names = [f"entity{i}" for i in range(entities)]
+    if sentences > 1:
+        chunks = chunks * sentences + random.integers(0, sentences, triples)
     heads, tails, chunks = (array.astype(np.int32) for array in (heads, tails, chunks))
-    return Graph(names, ["knows"] * triples, heads, tails, chunks, documents)
+    return Graph(names, ["knows"] * triples, heads, tails, chunks, documents * sentences)
 
 
 def synthetic_corpus(
@@ -42,16 +50,21 @@ def synthetic_corpus(
     entities: int = ENTITIES,
     dim: int = 384,
     seed: int = 0,
+    sentences: int = 1,
 ) -> Corpus:
-    """The graph with a chunk of about 20 words for each document and float16 vectors."""
-    graph = synthetic_graph(documents, triples, entities, seed)
-    random = np.random.default_rng(seed + 1)
-    words = random.integers(0, 20_000, (documents, 20)) * random.random((documents, 20))
+    """The graph with about 20 words for each chunk and float16 vectors."""
+    graph = synthetic_graph(documents, triples, entities, seed, sentences)
+    random, count = np.random.default_rng(seed + 1), graph.num_chunks
+    words = random.integers(0, 20_000, (count, 20)) * random.random((count, 20))
     texts = [" ".join(f"w{word}" for word in row) for row in words.astype(int).tolist()]
-    chunks = [Chunk(f"entity{i}", text, 0, len(text), 0) for i, text in enumerate(texts)]
-    vectors = random.standard_normal((documents, dim)).astype(np.float32)
-    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
-    return Corpus(chunks, vectors.astype(np.float16), graph)
+    chunks = [
+        Chunk(f"entity{i // sentences}", text, 0, len(text), i % sentences) for i, text in enumerate(texts)
+    ]
+    vectors = np.empty((count, dim), np.float16)
+    for first in range(0, count, 8192):  # in blocks: float64 of everything would take four times the memory
+        block = random.standard_normal((min(8192, count - first), dim)).astype(np.float32)
+        vectors[first : first + 8192] = block / np.linalg.norm(block, axis=1, keepdims=True)
+    return Corpus(chunks, vectors, graph)
 
 
 def measure_queries(corpus: Corpus, method: str = "kg2rag", queries: int = 50, seed: int = 0) -> dict:

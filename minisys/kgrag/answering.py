@@ -3,8 +3,8 @@
 Extractive by default: the answer is sentences of the corpus, each with the chunk that it comes from, and a
 short answer read off them where there is one. Nothing in it is made up, so what can go wrong is the choice.
 The choice and the confidence come from `minisys.kgrag.reading`; below `THRESHOLD` the answer is that the
-corpus does not hold one. The threshold is fitted on half of the generated world's questions, and
-`minisys bench kgrag` measures it on the other half. Generative answers: `minisys.kgrag.generation`.
+corpus does not hold one. The threshold is fitted on questions of the generated world, and
+`minisys bench kgrag` measures it on another world. Generative answers: `minisys.kgrag.generation`.
 """
 
 from collections.abc import Sequence

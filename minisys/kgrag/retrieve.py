@@ -4,7 +4,8 @@
 
 - dense, bm25, hybrid: flat search; hybrid fuses both by reciprocal ranks
 - dense+rerank, hybrid+rerank: the first `pool` chunks, ordered by the reranker
-- pagerank: PageRank from the seeds over chunks and entities (`minisys.kgrag.pagerank`)
+- pagerank: walks over chunks and entities that start near the question (`minisys.kgrag.pagerank`)
+- pagerank+rerank: its first `pool` chunks, ordered by the reranker
 - kg2rag-paper: arXiv 2502.06864: seeds, m hops, maximum spanning trees, triple strings reranked, k chunks
 - kg2rag-released: what the released code does (`minisys.kgrag.released` lists the differences)
 - kg2rag: the paper's stages with scores that know the path (`minisys.kgrag.paths`)
@@ -27,7 +28,7 @@ from minisys.kgrag.evidence import NOTHING, Clock, Evidence
 from minisys.kgrag.expansion import GraphIndex, expand
 from minisys.kgrag.growth import grow, shared_rarity
 from minisys.kgrag.organization import organize
-from minisys.kgrag.pagerank import PageRankIndex
+from minisys.kgrag.pagerank import PASSAGES, PageRankIndex, start_weights
 from minisys.kgrag.paths import LINK, entity_rarity, link_scores, path_scores
 from minisys.kgrag.released import (
     ReleasedIndex,
@@ -41,7 +42,7 @@ from minisys.kgrag.search import Bm25Index, DenseIndex, best, fuse
 from minisys.kgrag.types import Corpus, Embedder, Reranker
 
 FLAT = ("dense", "bm25", "hybrid", "dense+rerank", "hybrid+rerank")
-METHODS = (*FLAT, "pagerank", "kg2rag-paper", "kg2rag-released", "kg2rag")
+METHODS = (*FLAT, "pagerank", "pagerank+rerank", "kg2rag-paper", "kg2rag-released", "kg2rag")
 RERANKER = 0.1  # weight of a reranker's standardised score where it has no likelihoods by token
 
 
@@ -108,10 +109,10 @@ class Retriever:
             vector = self._vector(question, vector)
         if method in FLAT:
             return self._flat(question, method, k, pool, vector, clock)
+        if method in ("pagerank", "pagerank+rerank"):
+            return self._pagerank(question, method, k, num_seeds, pool, vector, clock)
         with clock("seeds"):
             seeds, similarities = self.dense.search(vector, num_seeds)
-        if method == "pagerank":
-            return self._pagerank(question, k, seeds, similarities, clock)
         if method == "kg2rag-released":
             return self._released(question, k, seeds, similarities, clock)
         with clock("expansion"):
@@ -223,21 +224,33 @@ class Retriever:
                 both = [self.dense.search(vector, depth), self.words.search(question, depth)]
                 chunks, scores = fuse(both, wanted)
         if rerank:
-            with clock("rerank"):
-                scores = self._rerank(question, self.texts(chunks), vector, chunks)
-                places, scores = best(scores, k)
-                chunks = chunks[places]
+            chunks, scores = self._reranked(question, chunks, vector, k, clock)
         return self._evidence(method, question, chunks, scores, clock, chunks, np.sort(chunks))
 
+    def _reranked(
+        self, question: str, chunks: np.ndarray, vector: np.ndarray, k: int, clock: Clock
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """The best `k` of `chunks` after the reranker, and its scores."""
+        with clock("rerank"):
+            scores = self._rerank(question, self.texts(chunks), vector, chunks)
+            places, scores = best(scores, k)
+        return chunks[places], scores
+
     def _pagerank(
-        self, question: str, k: int, seeds: np.ndarray, similarities: np.ndarray, clock: Clock
+        self, question: str, method: str, k: int, num_seeds: int, pool: int, vector: np.ndarray, clock: Clock
     ) -> Evidence:
         walk = self._once("pagerank", lambda: PageRankIndex(self.graph))
+        with clock("seeds"):
+            near, similarities = self.dense.search(vector, max(PASSAGES, num_seeds))
         with clock("pagerank"):
-            visits = walk.scores(seeds, similarities)
-            chunks, scores = best(visits, min(k, int(np.count_nonzero(visits))))
-        found = np.flatnonzero(visits)
-        return self._evidence("pagerank", question, chunks, scores, clock, seeds, found)
+            start = start_weights(self.graph, self.rarity, near, similarities, num_seeds)
+            visits = walk.scores(*start)
+            found = np.flatnonzero(visits)
+            wanted = k if method == "pagerank" else max(k, pool)
+            chunks, scores = best(visits, min(wanted, len(found)))
+        if method == "pagerank+rerank":
+            chunks, scores = self._reranked(question, chunks, vector, k, clock)
+        return self._evidence(method, question, chunks, scores, clock, near[:num_seeds], found)
 
     def _released(
         self, question: str, k: int, seeds: np.ndarray, similarities: np.ndarray, clock: Clock

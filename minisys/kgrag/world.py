@@ -32,7 +32,7 @@ from minisys.kgrag.world_text import (
     WORKS,
 )
 
-SHA256 = "eb8dcf460c462f7e5a7d5e8cdbbba0d7035f4c193577892dc6da2d3608876a97"
+SHA256 = "a0f388649eca63ea6741cd47f16d1c0ac1aab1fd0d5dc84992d1953d779edca0"
 SHARES = {"person": 0.4, "town": 0.16, "country": 0.02, "river": 0.03, "work": 0.21, "organisation": 0.18}
 UNSTATED_SHARE = 0.12  # facts that hold but that no document states
 BY_TAIL_SHARE = 0.35  # facts stated in their tail's document, where the relation can be

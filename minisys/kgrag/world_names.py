@@ -1,10 +1,12 @@
 """Names of the generated world: syllables put together, so that no model has read about who bears them."""
 
+import re
 from collections.abc import Sequence
 from random import Random
 from typing import TypeVar
 
 T = TypeVar("T")
+_A = re.compile(r"^A(?= [AEIO])")  # "A Orchard for …" becomes "An Orchard for …"
 
 _GIVEN_STARTS = (
     "Il", "Ves", "Tor", "Ama", "Jor", "Quil", "Ner", "Sav", "Dre", "Ol", "Bren", "Cas", "Ed", "Fen", "Hal",
@@ -95,4 +97,5 @@ class Names:
         return self._new(_STEM_STARTS, _STEM_ENDS)
 
     def title(self) -> str:
-        return pick(self._random, _TITLES).format(thing=pick(self._random, _THINGS), word=self.stem())
+        title = pick(self._random, _TITLES).format(thing=pick(self._random, _THINGS), word=self.stem())
+        return _A.sub("An", title)

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from minisys.bench import kgrag, kgrag_sets, results
+from minisys.bench import kgrag, kgrag_methods, kgrag_sets, results
 from minisys.kgrag.datasets import load_hotpotqa
 from minisys.kgrag.embedding import HashingEmbedder
 from minisys.kgrag.entities import link_triples
@@ -20,6 +20,7 @@ SOME = tuple(variant for variant in kgrag.QUICK if variant.name in ("dense", "bm
 @pytest.fixture
 def small(monkeypatch):
     monkeypatch.setattr(kgrag, "QUICK", SOME)
+    monkeypatch.setattr(kgrag, "measure_abstention", lambda *worlds: {"worlds": len(worlds) - 1})
     monkeypatch.delenv(kgrag_sets.DATA, raising=False)
 
 
@@ -32,13 +33,16 @@ def run(folder, **keywords):
     return status, lines
 
 
-def test_result_file(small, tmp_path):
+def test_result_file(tmp_path, monkeypatch):
+    monkeypatch.setattr(kgrag, "QUICK", SOME)
+    monkeypatch.delenv(kgrag_sets.DATA, raising=False)
     status, lines = run(tmp_path)
     assert status == 0
     assert [file.name for file in tmp_path.iterdir()] == ["kgrag-quick.json"]
     rows = results.rows("kgrag-quick", tmp_path)
     assert [row["method"] for row in rows] == ["dense", "bm25", "kg2rag"]
     assert {row["set"] for row in rows} == {"world"}
+    assert results.value("kgrag-quick", "rows.world: kg2rag.f1_gain", tmp_path) == rows[2]["f1_gain"]
     for row in rows:
         assert 0 <= row["f1_low"] <= row["f1"] <= row["f1_high"] <= 1
         assert 5 < row["chunks"] <= 10  # BM25 finds fewer where few share a word
@@ -116,9 +120,10 @@ def test_variants_are_told_apart():
     assert len(set(names)) == len(names)
     assert {variant.k for variant in kgrag.VARIANTS} == set(kgrag.BASELINE)
     assert set(kgrag.BASELINE.values()) <= set(names)
+    assert set(kgrag.WRITTEN) <= {variant.name for variant in kgrag.SHUFFLED} <= set(names)
 
 
-def test_uncut_expansion_returns_all_that_was_found(tmp_path, monkeypatch):
+def test_uncut_expansion_returns_all_that_was_found(small, tmp_path, monkeypatch):
     chosen = [v for v in kgrag.VARIANTS if v.name in ("dense", "kg2rag-paper, no organization") or v.uncut]
     monkeypatch.setattr(kgrag, "QUICK", tuple(chosen))
     assert run(tmp_path)[0] == 0
@@ -138,8 +143,8 @@ def test_rows_of_a_remembering_reranker_have_no_times(tmp_path):
     prepared = kgrag_sets.prepare(make_world(0, 100).questions, embedder)
     support = WordSupport(embedder)
     for reranked in (False, True):
-        variant = kgrag.Variant("dense+rerank", {"method": "dense+rerank"}, reranked=reranked)
-        outcome = kgrag.measure(prepared, variant, support, Longest())
+        variant = kgrag_methods.Variant("dense+rerank", {"method": "dense+rerank"}, reranked=reranked)
+        outcome = kgrag_methods.measure(prepared, variant, support, Longest())
         assert ("ms" in outcome.values) != reranked
         assert "recall" in outcome.values
         assert kgrag._line(outcome).endswith(" ms") != reranked

@@ -6,7 +6,8 @@ import pytest
 from minisys.kgrag.assembly import Tree, fill, triple_string
 from minisys.kgrag.embedding import HashingEmbedder
 from minisys.kgrag.expansion import GraphIndex
-from minisys.kgrag.pagerank import PageRankIndex
+from minisys.kgrag.pagerank import PageRankIndex, start_weights
+from minisys.kgrag.paths import entity_rarity
 from minisys.kgrag.released import ReleasedIndex, entities_in_question, released_expansion
 from minisys.kgrag.retrieve import METHODS, Retriever, retrieve
 from minisys.kgrag.types import Chunk, Corpus, Graph
@@ -149,14 +150,21 @@ def test_triple_strings():
     assert triple_string(graph, [1, 0], limit=1) == "Vintner Press is in Oldmere."
 
 
-def test_pagerank_sums_to_one_and_favours_the_seed():
+def start_at(**weights: float) -> tuple[np.ndarray, np.ndarray]:
+    """Weights of the corpus's 6 chunks and 9 entities, by names such as c0 and e3."""
+    chunks, entities = np.zeros(6), np.zeros(len(make_corpus().graph.entities))
+    for name, weight in weights.items():
+        (chunks if name[0] == "c" else entities)[int(name[1:])] = weight
+    return chunks, entities
+
+
+def test_pagerank_favours_where_it_starts():
     walk = PageRankIndex(GraphIndex(make_corpus().graph))
-    visits = walk.scores(np.array([0]), np.array([0.8]), iterations=60)
-    assert visits.sum() == pytest.approx(1, abs=1e-12)
+    visits = walk.scores(*start_at(c0=0.8))
     assert visits.argmax() == 0
-    assert visits[1] > 0
+    assert visits[1] > 0  # over the press
     assert visits[2] == visits[5] == 0
-    assert walk.scores(np.array([5]), np.array([-0.1])).tolist() == [0, 0, 0, 0, 0, 1]  # without triples
+    assert walk.scores(*start_at(c5=3.0)).tolist() == [0, 0, 0, 0, 0, 1]  # no triples: it starts again
 
 
 def test_pagerank_equals_networkx():
@@ -169,12 +177,38 @@ def test_pagerank_equals_networkx():
         walk.add_edges_from(
             (("chunk", int(c)), ("entity", int(e))) for c, e in zip(graph.chunks, ends, strict=True)
         )
-    # Two steps of 1/sqrt(2) each continue as one of 1/2; chunks visited at even steps only.
-    visits = PageRankIndex(GraphIndex(graph)).scores(np.array([0, 4]), np.array([2.0, 1.0]), iterations=80)
-    start = {("chunk", 0): 2 / 3, ("chunk", 4): 1 / 3}
-    expected = nx.pagerank(walk, alpha=0.5**0.5, personalization=start, tol=1e-14, max_iter=500)
-    chunks = np.array([expected["chunk", c] for c in range(graph.num_chunks)])
-    np.testing.assert_allclose(visits, chunks / chunks.sum(), atol=1e-9)
+    visits = PageRankIndex(GraphIndex(graph)).scores(
+        *start_at(c0=2, c4=1, c5=1, e3=4), restart=0.3, iterations=80
+    )
+    start = {("chunk", 0): 2, ("chunk", 4): 1, ("chunk", 5): 1, ("entity", 3): 4}
+    expected = nx.pagerank(walk, alpha=0.7, personalization=start, tol=1e-14, max_iter=500)
+    np.testing.assert_allclose(visits, [expected["chunk", c] for c in range(6)], atol=1e-9)
+
+
+def test_pagerank_starts_at_passages_and_at_the_entities_of_the_seeds():
+    index = GraphIndex(make_corpus().graph)
+    rarity = entity_rarity(index)
+    chunks, entities = start_weights(index, rarity, np.array([1, 0, 5]), np.array([0.8, 0.4, -0.2]), 1)
+    assert chunks.sum() + entities.sum() == pytest.approx(1)
+    assert chunks[1] / chunks[0] == pytest.approx(2**8)
+    assert chunks[5] == 0
+    weight = dict(zip(make_corpus().graph.entities, entities, strict=True))
+    assert {name for name in weight if weight[name]} == {"Vintner Press", "Oldmere", "two printers"}
+    assert weight["two printers"] > weight["Vintner Press"] == weight["Oldmere"]  # in one chunk, and in two
+    chunks, entities = start_weights(index, rarity, np.array([5]), np.array([-0.1]), 1)
+    assert chunks.tolist() == [0, 0, 0, 0, 0, 1]
+    assert not entities.any()
+
+
+@pytest.mark.usefixtures("no_runtime_types")
+def test_a_walk_without_a_start_is_refused():
+    walk = PageRankIndex(GraphIndex(make_corpus().graph))
+    with pytest.raises(ValueError, match="no weight on them nor on entities"):
+        walk.scores(*start_at())
+    with pytest.raises(ValueError, match="restart: got 1"):
+        walk.scores(*start_at(c0=1.0), restart=1)
+    with pytest.raises(ValueError, match=r"entities: got shape \(2,\), expected"):
+        walk.scores(np.ones(6), np.ones(2))
 
 
 def test_released_code_expands_through_titles():
