@@ -13,7 +13,11 @@ import torch
 
 from minisys.core.checks import check, check_choice
 
-TOPICS = {"nsa": "minisys.bench.nsa", "kgrag": "minisys.bench.kgrag"}
+TOPICS = {
+    "nsa": "minisys.bench.nsa",
+    "nsa-decode": "minisys.bench.nsa_decode",
+    "kgrag": "minisys.bench.kgrag",
+}
 MINUTES = 8.0
 
 

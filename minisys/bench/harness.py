@@ -51,12 +51,16 @@ class Built:
         prepare: the untimed step before each call, if there is one.
         verify: relative error on an input set; raises `WrongResult`.
         context: makes a context that is entered once around all calls, for example to choose a backend.
+        steps: how often one call does what the row is about; times are divided by it.
+        note: what only `build` could find out, in place of the case's note.
     """
 
     run: Callable
     prepare: Callable | None = None
     verify: Callable[[dict], float] | None = None
     context: Callable | None = None
+    steps: int = 1
+    note: str | None = None
 
 
 @dataclass(frozen=True)
@@ -229,7 +233,8 @@ def _timed(case: Case, device: str, seconds: float) -> dict:
     extra = None
     if device == "cuda":
         extra = (torch.cuda.max_memory_allocated() - before) / 2**30
-    return _row(case, timing=timing, error=error, extra_gib=extra, input_sets=len(sets))
+    row = _row(case, timing=timing, error=error, extra_gib=extra, input_sets=len(sets), steps=built.steps)
+    return row | ({} if built.note is None else {"note": built.note})
 
 
 def _row(
@@ -240,11 +245,13 @@ def _row(
     extra_gib: float | None = None,
     input_sets: int | None = None,
     reason: str | None = None,
+    steps: int = 1,
 ) -> dict:
     row = {"case": case.name, "t": case.t, "direction": case.direction, "flops": case.flops}
     row["bytes"] = case.bytes
     if timing is not None:
-        row |= {"median_ms": 1e3 * timing.median, "p10_ms": 1e3 * timing.p10, "p90_ms": 1e3 * timing.p90}
+        ms = 1e3 / steps
+        row |= {"median_ms": ms * timing.median, "p10_ms": ms * timing.p10, "p90_ms": ms * timing.p90}
         row |= {"repeats": timing.repeats, "input_sets": input_sets}
     optional = {"extra_gib": extra_gib, "relative_error": error, "note": case.note, "reason": reason}
     return row | {key: value for key, value in optional.items() if value is not None}

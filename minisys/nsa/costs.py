@@ -77,6 +77,54 @@ def query_bytes(
     }
 
 
+def step_bytes(
+    t: int,
+    config: NSAConfig,
+    *,
+    d_qk: int,
+    d_v: int,
+    hk: int,
+    batch: int = 1,
+    element_bytes: int = 2,
+) -> dict[str, float]:
+    """Bytes of one decoding step with a cache of `t` tokens a row, the new one included, all `batch` rows.
+
+    Returns:
+        compressed, selected, window: keys and values read; append: the new token's, written for every branch,
+        and kept for φ; compression: φ's weights (hidden width 2·head_dim), the raw block and its result,
+        shared by the compress_stride steps of which one completes a block; nsa, their sum; dense: keys and
+        values read and the new ones written.
+    """
+    read = query_bytes(t - 1, config, d_qk=d_qk, d_v=d_v, hk=hk, element_bytes=element_bytes)
+    token = (d_qk + d_v) * hk * element_bytes
+    weights = sum(2 * d * (config.compress_block * d + d) for d in (d_qk, d_v)) * element_bytes
+    found = {name: float(batch * read[name]) for name in ("compressed", "selected", "window")}
+    found["append"] = float(batch * 3 * token)
+    block = batch * (config.compress_block + 1) * token
+    found["compression"] = (weights + block) / config.compress_stride
+    found["nsa"] = sum(found.values())
+    found["dense"] = float(batch * (read["dense"] + token))
+    return found
+
+
+def cache_bytes(
+    t: int, config: NSAConfig, *, d_qk: int, d_v: int, hk: int, element_bytes: int = 2
+) -> dict[str, int]:
+    """Bytes that one row of `t` tokens keeps of one layer.
+
+    Returns:
+        compressed, selected, window, raw (the last block's tokens before φ), nsa (their sum), and dense.
+    """
+    token = (d_qk + d_v) * hk * element_bytes
+    found = {
+        "compressed": token * config.num_compressed(t),
+        "selected": token * t,
+        "window": token * min(t, config.window),
+        "raw": token * min(t, config.compress_block),
+    }
+    return found | {"nsa": sum(found.values()), "dense": token * t}
+
+
 def sequence_flops(t: int, config: NSAConfig, *, d_qk: int, d_v: int, hq: int) -> dict[str, int]:
     """FLOPs of a causal forward pass over `t` tokens: `query_flops` summed over all positions."""
     total = dict.fromkeys(("compressed", "selected", "window", "nsa", "dense"), 0)

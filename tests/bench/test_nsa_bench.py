@@ -284,10 +284,11 @@ def test_peers_that_fail_or_are_missing_are_rows(tiny, monkeypatch):
 
 def test_bad_input_on_the_command_line_is_one_line_and_status_2(tmp_path, capsys):
     assert command.main(["nas", "--out", str(tmp_path)]) == 2
-    assert capsys.readouterr().err == "minisys: topic: got 'nas', expected one of nsa, kgrag (nearest: nsa)\n"
+    said = "minisys: topic: got 'nas', expected one of nsa, nsa-decode, kgrag (nearest: nsa)\n"
+    assert capsys.readouterr().err == said
     typed = CliRunner().invoke(app, ["bench", "nas", "--out", str(tmp_path)])
     assert typed.exit_code == 2
-    assert typed.stderr == "minisys: topic: got 'nas', expected one of nsa, kgrag (nearest: nsa)\n"
+    assert typed.stderr == said
     file = tmp_path / "file"
     file.write_text("mine")
     done = CliRunner().invoke(app, ["bench", "nsa", "--quick", "--device", "cpu", "--out", str(file)])
@@ -307,8 +308,8 @@ def test_the_typer_command_passes_everything_on(monkeypatch, tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"topic": "nas"}, r"topic: got 'nas', expected one of nsa, kgrag \(nearest: nsa\)"),
-        ({"topic": "fp8"}, r"topic: got 'fp8', expected one of nsa, kgrag$"),
+        ({"topic": "nas"}, r"topic: got 'nas', expected one of nsa, nsa-decode, kgrag \(nearest: nsa\)"),
+        ({"topic": "fp8"}, r"topic: got 'fp8', expected one of nsa, nsa-decode, kgrag$"),
         ({"device": "tpu"}, "device: got 'tpu', expected one of 'cuda', 'cpu'"),
         ({"minutes": 0.0}, "minutes: got 0.0, expected more than 0"),
     ],

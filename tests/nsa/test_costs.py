@@ -3,12 +3,14 @@
 import pytest
 import torch
 
-from minisys.nsa import NSAConfig
+from minisys.nsa import NSACache, NSAConfig
 from minisys.nsa.costs import (
+    cache_bytes,
     compression_flops,
     query_bytes,
     query_flops,
     sequence_flops,
+    step_bytes,
     tokens_read,
 )
 from minisys.nsa.reference import compressed_mask, selected_mask, top_blocks, window_mask
@@ -66,3 +68,29 @@ def test_compression_flops_by_hand():
     config = NSAConfig(4, 2, 8, top_n=4)
     # t = 7: 2 blocks of 2 heads; φ of keys: 2·(4·3)·6 + 2·6·3, of values: 2·(4·5)·10 + 2·10·5
     assert compression_flops(7, config, d_qk=3, d_v=5, hk=2) == 2 * 2 * (144 + 36 + 400 + 100)
+
+
+def test_bytes_of_a_step_by_hand():
+    config = NSAConfig()
+    sizes = {"d_qk": 128, "d_v": 128, "hk": 4}
+    step = step_bytes(65536, config, **sizes, batch=8)
+    token = (128 + 128) * 4 * 2
+    assert step["compressed"] == 8 * 4095 * token
+    assert step["selected"] == 8 * 1024 * token
+    assert step["window"] == 8 * 512 * token
+    assert step["append"] == 8 * 3 * token
+    # φ of keys and of values: [256, 32·128] and [128, 256]; 33 tokens read or written a row, once in 16 steps
+    assert step["compression"] == (2 * 2 * (256 * 4096 + 128 * 256) + 8 * 33 * token) / 16
+    assert step["nsa"] == sum(step[x] for x in ("compressed", "selected", "window", "append", "compression"))
+    assert step["dense"] == 8 * 65537 * token
+    assert 91e6 < step["compressed"] + step["selected"] + step["window"] < 93e6
+
+
+def test_bytes_of_a_cache_are_those_that_it_holds():
+    config, t = NSAConfig(), 4096
+    phi = lambda blocks: blocks.mean(-2)
+    cache = NSACache(1, t, 2, 16, 8, config=config, compress_keys=phi, compress_values=phi, max_append=1)
+    held = cache_bytes(t, config, d_qk=16, d_v=8, hk=2, element_bytes=4)
+    assert held["nsa"] == cache.nbytes
+    assert held["dense"] == t * 24 * 2 * 4
+    assert 1 < held["nsa"] / held["dense"] < 1.2

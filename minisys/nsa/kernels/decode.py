@@ -13,7 +13,8 @@ Scratch memory of a step, in numbers of 4 bytes: for each (query, query head) a 
 part, and one for every selection block; with 64 heads and 65,536 tokens 0.5 MiB for each row of the batch.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import torch
 import triton
@@ -76,6 +77,23 @@ def processors_of(device: torch.device) -> int:
     return 4 if INTERPRETED else torch.cuda.get_device_properties(device).multi_processor_count
 
 
+@dataclass(frozen=True)
+class Step:
+    """A step that is cut and has its scratch memory: `scan`, then `finish`, which writes `out`.
+
+    Attributes:
+        out: ``[b, t, hq, d_v]``.
+        chosen: int32 ``[b, t, hk, n - forced]``, the blocks beside the forced ones by falling importance, -1
+            where there are fewer.
+        scan, finish: launch one kernel each.
+    """
+
+    out: Tensor
+    chosen: Tensor
+    scan: Callable[[], None]
+    finish: Callable[[], None]
+
+
 def decode_triton(
     q: Float[Tensor, "b t hq d_qk"],
     cache: NSACache,
@@ -84,34 +102,47 @@ def decode_triton(
     counts: Sequence[int] | None,
     **cuts: int,
 ) -> tuple[Float[Tensor, "b t hq d_v"], Int[Tensor, "b t hk free"]]:
-    """(output, chosen blocks) in two launches; arguments are checked by `nsa_decode`.
+    """`Step.out` and `Step.chosen`; arguments are checked by `nsa_decode`."""
+    step = prepare_step(q, cache, gates, scale, counts, **cuts)
+    with torch.cuda.device_of(q):  # Triton launches on the current device
+        step.scan()
+        step.finish()
+    return step.out, step.chosen
 
-    Chosen are the blocks beside the forced ones, by falling importance, -1 where there are fewer. `cuts`
-    replaces some of `cut`'s numbers, for measurements.
-    """
+
+def prepare_step(
+    q: Float[Tensor, "b t hq d_qk"],
+    cache: NSACache,
+    gates: Float[Tensor, "b t hq 3"],
+    scale: float,
+    counts: Sequence[int] | None,
+    **cuts: int,
+) -> Step:
+    """Cut the work and allocate. `cuts` replaces some of the numbers of `cut`, for measurements."""
     b, t, hq, d_qk = q.shape
     hk, d_v, config, device = cache.num_kv_heads, cache.d_v, cache.config, cache.device
-    out = torch.empty(b, t, hq, d_v, dtype=q.dtype, device=device)
     pairs, group = b * t * hk, hq // hk
     q, scale = positive_scale(q.contiguous(), scale)
     per_block = config.select_block // config.compress_stride
-    keys = scan_keys(cache)
+    keys, extra = scan_keys(cache), _extra(cache)
     tile_blocks = keys // triton.next_power_of_2(per_block)
     tiles = max(1, triton.cdiv(config.num_compressed(cache.capacity), tile_blocks * per_block))
+    looked_at = min(triton.next_power_of_2(tiles), max(1, MAX_CHOICE // tile_blocks))
     forced = config.initial_blocks + config.local_blocks
     free = config.top_n - forced
-    parts_of = cut(pairs, tiles, free, processors_of(device)) | cuts
-    splits, window_parts, chosen_parts = (parts_of[x] for x in ("SPLITS", "WINDOW_PARTS", "CHOSEN_PARTS"))
+    cuts = cut(pairs, tiles, free, processors_of(device)) | cuts
+    splits, window_parts, chosen_parts = (cuts[x] for x in ("SPLITS", "WINDOW_PARTS", "CHOSEN_PARTS"))
     parts = splits + window_parts + 1 + chosen_parts
-    extra = _extra(cache)
-    looked_at = min(triton.next_power_of_2(tiles), max(1, MAX_CHOICE // tile_blocks))
 
     empty = lambda *size, dtype=torch.float32: torch.empty(size, dtype=dtype, device=device)
+    out = empty(b, t, hq, d_v, dtype=q.dtype)
     partial, stats = empty(pairs, parts, group, d_v), empty(pairs, parts, 2, group)
     tile_max, credits = empty(pairs, group, tiles), empty(pairs, group, tiles, tile_blocks)
     spills, base = empty(pairs, group, tiles, max(1, extra)), empty(pairs, group, d_v)
-    chosen = empty(pairs, free, dtype=torch.int32)
+    chosen = empty(b, t, hk, free, dtype=torch.int32)
+    arrivals = [cache.counter(name, pairs) for name in ("scan", "finish")]
     device_counts = cache.lengths if counts is None else cache.lengths.new_tensor(counts)
+    gates = gates.contiguous()
     common = {
         "D_QK": d_qk, "D_V": d_v, "D_QK_PADDED": padded(d_qk), "D_V_PADDED": padded(d_v), "GROUP": group,
         "ROWS": padded(group), "HAS_COUNTS": counts is not None, "SELECT_BLOCK": config.select_block,
@@ -119,21 +150,20 @@ def decode_triton(
         "WINDOW_PARTS": window_parts, "PARTS": parts, "num_warps": 4,
         "num_stages": 1 if cache.dtype == torch.float32 else 3,
     }  # fmt: skip
-    with torch.cuda.device_of(q):  # Triton launches on the current device
-        scan_kernel[(pairs, splits + window_parts + 1)](
-            q, cache.k_cmp, cache.v_cmp, cache.k_slc, cache.v_slc, cache.k_win, cache.v_win, cache.lengths,
-            device_counts, partial, stats, tile_max, credits, spills, chosen, cache.counter("scan", pairs),
-            scale * LOG2_E, t, hk, cache.capacity, cache.k_cmp.shape[2], tiles,
-            SPAN=config.compress_block, STRIDE=config.compress_stride, TOP_N=config.top_n,
-            INITIAL=config.initial_blocks, LOCAL=config.local_blocks, WINDOW=config.window,
-            RING=cache.k_win.shape[2], PER_BLOCK=triton.next_power_of_2(per_block), TILE_BLOCKS=tile_blocks,
-            EXTRA=extra, OVERLAPS=padded(tile_blocks + extra), HEADS=min(2, group), TILES=looked_at,
-            N_PADDED=triton.next_power_of_2(max(1, free)), MERGE=tiles > looked_at, **common,
-        )  # fmt: skip
-        finish_kernel[(pairs, 1 + chosen_parts)](
-            q, cache.k_slc, cache.v_slc, gates.contiguous(), cache.lengths, device_counts, partial, stats,
-            chosen, base, out, cache.counter("finish", pairs), scale * LOG2_E, t, hk, cache.capacity,
-            FREE=free, FORCED=forced, WINDOW_PADDED=triton.next_power_of_2(window_parts),
-            CHOSEN_PARTS=chosen_parts, SELECTED_PADDED=triton.next_power_of_2(chosen_parts + 1), **common,
-        )  # fmt: skip
-    return out, chosen.view(b, t, hk, free)
+    scan = lambda: scan_kernel[(pairs, splits + window_parts + 1)](
+        q, cache.k_cmp, cache.v_cmp, cache.k_slc, cache.v_slc, cache.k_win, cache.v_win, cache.lengths,
+        device_counts, partial, stats, tile_max, credits, spills, chosen, arrivals[0],
+        scale * LOG2_E, t, hk, cache.capacity, cache.k_cmp.shape[2], tiles,
+        SPAN=config.compress_block, STRIDE=config.compress_stride, TOP_N=config.top_n,
+        INITIAL=config.initial_blocks, LOCAL=config.local_blocks, WINDOW=config.window,
+        RING=cache.k_win.shape[2], PER_BLOCK=triton.next_power_of_2(per_block), TILE_BLOCKS=tile_blocks,
+        EXTRA=extra, OVERLAPS=padded(tile_blocks + extra), HEADS=min(2, group), TILES=looked_at,
+        N_PADDED=triton.next_power_of_2(max(1, free)), MERGE=tiles > looked_at, **common,
+    )  # fmt: skip
+    finish = lambda: finish_kernel[(pairs, 1 + chosen_parts)](
+        q, cache.k_slc, cache.v_slc, gates, cache.lengths, device_counts, partial, stats,
+        chosen, base, out, arrivals[1], scale * LOG2_E, t, hk, cache.capacity,
+        FREE=free, FORCED=forced, WINDOW_PADDED=triton.next_power_of_2(window_parts),
+        CHOSEN_PARTS=chosen_parts, SELECTED_PADDED=triton.next_power_of_2(chosen_parts + 1), **common,
+    )  # fmt: skip
+    return Step(out, chosen, scan, finish)
