@@ -63,13 +63,14 @@ def cut(pairs: int, most_tiles: int, free: int, processors: int) -> dict[str, in
     """Into how many programs the compressed keys, the window and the chosen blocks of a pair are cut.
 
     Enough that every processor has work; but each part costs a numerator that is written and read again.
+    Pieces of the compressed keys are of one size, in tiles, when a row is full.
     """
     wanted = triton.cdiv(2 * processors, pairs)
     splits = max(1, min(wanted, most_tiles, MAX_SPLITS))
     return {
-        "SPLITS": splits,
+        "SPLITS": triton.cdiv(most_tiles, triton.cdiv(most_tiles, splits)),
         "WINDOW_PARTS": max(1, min(4, wanted // 4)),
-        "CHOSEN_PARTS": max(1, min(free, wanted // 2)),
+        "CHOSEN_PARTS": max(1, min(free, max(4, wanted // 2))),
     }
 
 
