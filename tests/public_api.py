@@ -18,9 +18,11 @@ from minisys.core.train import TrainConfig, evaluate, train
 from minisys.nsa import (
     BlockCompressor,
     NativeSparseAttention,
+    NSACache,
     NSAConfig,
     compress,
     nsa_attention,
+    nsa_decode,
     select_blocks,
 )
 from minisys.nsa.costs import TokensRead, query_flops, tokens_read
@@ -45,6 +47,20 @@ def attention(q: Tensor, k: Tensor, v: Tensor, gates: Tensor) -> None:
     NativeSparseAttention(64, 4, 2)  # type: ignore[call-arg]
     assert_type(tokens_read(100, config), TokensRead)
     assert_type(query_flops(100, config, d_qk=64, d_v=64, hq=8), dict[str, int])
+
+
+def decoding(q: Tensor, k: Tensor, v: Tensor, gates: Tensor) -> None:
+    config = NSAConfig()
+    phi = BlockCompressor(head_dim=64, block=config.compress_block)
+    cache = NSACache(1, 4096, 2, 64, 64, config=config, compress_keys=phi, compress_values=phi)
+    cache.prefill(k, v, k, v, k, v)
+    cache.append(k, v, k, v, k, v, start=cache.row_lengths)
+    assert_type(cache.length, int)
+    assert_type(nsa_decode(q, cache, gates), Tensor)
+    cache.truncate([1000])
+    cache.append(k, v, k, v)  # type: ignore[call-arg]
+    nsa_decode(q, cache)  # type: ignore[call-arg]
+    NSACache(1, 4096, 2, 64, 64, config=config)  # type: ignore[call-arg]
 
 
 def model(tokens: Tensor, logits: Tensor, positions: Tensor, generator: torch.Generator) -> None:
