@@ -29,6 +29,7 @@ STOP_WORDS = frozenset(
 YEAR = "#year"  # stands among a question's words where it asks for a year
 NAME_WEIGHT, KIND_WEIGHT = 2.0, 0.3  # of the word of a name, and of the kind of thing asked for; others 1
 SENTENCE_COST = 0.02  # support that a further sentence must add
+DOCUMENT_COST = 0.001  # and if no entity links it: of two that add the same, the linked one is taken
 BEAM, MOST = 8, 4  # sets kept at each step, and sentences of a set
 _ASKS_YEAR = re.compile(
     r"^when\b|\b(what|which) year\b|\b(first|earlier|older|later|younger)\b.*\bor\b", re.IGNORECASE
@@ -161,29 +162,36 @@ def read(question: str, corpus: Corpus, chunks: Sequence[int], support: WordSupp
         return Reading((), np.zeros(len(words.words), np.float32), 0.0)
     by_chunk = support(words, [text_to_search(corpus.chunks[number]) for number in chunks])
     named = by_chunk[:, words.names].max(1, initial=0) > 0.99
-    if not words.names.any():
-        named[:] = True
-    entities = entities_of(corpus, chunks)
-    linked = np.array([[_linked(corpus, entities, a, b) for b in chunks] for a in chunks])
-    best, kept = Reading((), np.zeros(len(words.words), np.float32), 0.0), [()]
+    link_costs = _link_costs(corpus, chunks)
+    best, kept = Reading((), np.zeros(len(words.words), np.float32), 0.0), [((), 0.0)]
     for _ in range(MOST):
-        made: dict[frozenset, Reading] = {}
-        for walk in kept:
+        made: dict[frozenset, tuple[Reading, float]] = {}
+        for walk, spent in kept:
             for place in range(len(chunks)):
-                if place in walk or not (named[place] or linked[place, list(walk)].any()):
+                link = link_costs[place, list(walk)].min(initial=np.inf)
+                if named[place] or not (walk or words.names.any()):  # without a name any sentence may open
+                    link = min(link, DOCUMENT_COST if walk else 0.0)
+                longer, cost = (*walk, place), spent + SENTENCE_COST + link
+                known = made.get(frozenset(longer))
+                if place in walk or not np.isfinite(link) or (known is not None and known[1] <= cost):
                     continue
-                longer = (*walk, place)
-                if frozenset(longer) not in made:
-                    held = by_chunk[list(longer)].max(0)
-                    score = float(held @ words.weights) - SENTENCE_COST * len(longer)
-                    made[frozenset(longer)] = Reading(longer, held, score)
-        ranked = sorted(made.values(), key=lambda reading: -reading.score)[:BEAM]
-        if ranked and ranked[0].score > best.score:
-            best = ranked[0]
-        kept = [reading.chunks for reading in ranked]
+                held = by_chunk[list(longer)].max(0)
+                made[frozenset(longer)] = Reading(longer, held, float(held @ words.weights - cost)), cost
+        ranked = sorted(made.values(), key=lambda each: -each[0].score)[:BEAM]
+        if ranked and ranked[0][0].score > best.score:
+            best = ranked[0][0]
+        kept = [(reading.chunks, cost) for reading, cost in ranked]
     return Reading(tuple(chunks[place] for place in best.chunks), best.support, best.score)
 
 
-def _linked(corpus: Corpus, entities: dict[int, set[int]], first: int, second: int) -> bool:
-    same = corpus.chunks[first].document == corpus.chunks[second].document
-    return same or not entities[first].isdisjoint(entities[second])
+def _link_costs(corpus: Corpus, chunks: Sequence[int]) -> Float[np.ndarray, "n n"]:
+    """0 where two sentences share an entity, `DOCUMENT_COST` where only a document, infinity elsewhere."""
+    entities = entities_of(corpus, chunks)
+    costs = np.full((len(chunks), len(chunks)), np.inf)
+    for row, first in enumerate(chunks):
+        for column, second in enumerate(chunks):
+            if not entities[first].isdisjoint(entities[second]):
+                costs[row, column] = 0
+            elif corpus.chunks[first].document == corpus.chunks[second].document:
+                costs[row, column] = DOCUMENT_COST
+    return costs

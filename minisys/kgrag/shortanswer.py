@@ -19,7 +19,8 @@ _YES_NO = re.compile(r"^(is|are|was|were|do|does|did|has|have|had|can|could)\b",
 _EARLIER = re.compile(r"\b(first|earlier|older|oldest|before)\b", re.IGNORECASE)
 _LATER = re.compile(r"\b(last|later|younger|youngest|newer|more recently)\b", re.IGNORECASE)
 _ASKS_NUMBER = re.compile(
-    r"\b(when|what year|which year|how many|how much|how old|what date)\b", re.IGNORECASE
+    r"\b(when|(what|which) (year|date)|how (many|much|old|long|far|tall|high|large|big|often))\b",
+    re.IGNORECASE,
 )
 
 

@@ -7,6 +7,7 @@ from minisys.kgrag.answering import NOT_FOUND, answer, best_threshold, confidenc
 from minisys.kgrag.chunking import chunk_document
 from minisys.kgrag.embedding import HashingEmbedder
 from minisys.kgrag.reading import YEAR, WordSupport, question_words, read, same_stem, words_of
+from minisys.kgrag.shortanswer import short_answer
 from minisys.kgrag.types import Corpus, Graph
 
 TEXTS = {
@@ -209,3 +210,34 @@ def test_best_threshold():
     assert cut in (0.25, 0.75)
     with pytest.raises(ValueError, match="expected both"):
         best_threshold([0.1, 0.2], [True, True])
+
+
+def test_a_question_without_names_is_read_along_links():
+    """A sentence elsewhere says the missing word; one that an entity links says it too, and is taken."""
+    texts = {
+        "Wiki": "The login page depends on Fell. The Meadow team answers for Fell."
+        " The checkout page depends on Tarn. The Harbour team answers for Tarn.",
+        "Help": "It answers every team.",
+    }
+    facts = [
+        (0, "login page", "depends on", "Fell"),
+        (1, "Meadow team", "answers for", "Fell"),
+        (2, "checkout page", "depends on", "Tarn"),
+        (3, "Harbour team", "answers for", "Tarn"),
+    ]
+    corpus, embedder = make_corpus(texts, facts)
+    question = "Which team answers for what the checkout page depends on?"
+    for order in ([0, 1, 2, 3, 4], [4, 1, 3, 0, 2], [1, 2, 4, 0, 3]):
+        assert set(read(question, corpus, order, WordSupport(embedder)).chunks) == {2, 3}
+    found = answer(question, corpus, range(5), embedder, threshold=0)
+    assert found.short == "Harbour team"
+
+
+@pytest.mark.parametrize("question", ["How long may a chapter take?", "How far is it?", "Which date is it?"])
+def test_questions_for_a_number(question):
+    chunks = chunk_document("Rules", "A chapter may take 40 minutes on Tuesday, says Ada Venn.")
+    graph = Graph(
+        ["Ada Venn", "Tuesday"], ["says"], *(np.array([n], np.int32) for n in (0, 1, 0)), len(chunks)
+    )
+    corpus = Corpus(chunks, np.zeros((len(chunks), 4), np.float32), graph)
+    assert short_answer(question, corpus, [0], WordSupport(HashingEmbedder(64))) == "40"
