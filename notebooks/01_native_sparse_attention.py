@@ -393,7 +393,7 @@ plt.show()
 #
 # A count is not a time.
 # The reference computes every score and then hides most of them, so it is no faster than dense attention.
-# To turn the count into time one needs kernels that never touch what is hidden; they are the subject of the next chapter, which is not yet written.
+# To turn the count into time one needs kernels that never touch what is hidden; they are the subject of [the next chapter](02_nsa_kernels.ipynb).
 #
 # ## Measured, at this scale
 #
@@ -665,7 +665,7 @@ assert round(loaded["dense"] / 1e6, 1) == 167.8
 #
 # - It trains 27 billion parameters on 260 billion tokens and tests on nine benchmarks, long-context tasks and mathematics; we have one small model and a loss.
 # - Its model is a mixture of experts with a dense first layer; ours is a plain decoder.
-# - It has kernels; this chapter has a reference and a path through PyTorch's fused attention, both with the cost of dense attention.
+# - It has kernels; this chapter has a reference and a path through PyTorch's fused attention, both with the cost of dense attention. Ours are in [the next chapter](02_nsa_kernels.ipynb).
 # - It does not say how positions enter the compressed branch. We compress keys before they are rotated and give a summary the position of its block's last token.
 #
 # ## References
