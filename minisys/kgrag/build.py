@@ -5,7 +5,7 @@ same text, and writes the others; so adding documents and building are the same 
 """
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 from tqdm.auto import tqdm
 
@@ -44,28 +44,56 @@ def build_index(
     Raises ValueError, before anything is written, for no document, none with text, and an index whose
     embedder, dimension, extractor or chunk size differs.
     """
-    check_positive_int("batch", batch)
     check_positive_int("sentences", sentences)
-    check(len(documents) > 0, "documents", "none", "at least one")
-    for name, text in documents.items():
-        check(isinstance(name, str) and bool(name.strip()), "documents", f"the name {name!r}", "a name")
-        check(isinstance(text, str), "documents", f"{type(text).__name__} for {name!r}", "its text as str")
-    check(any(text.strip() for text in documents.values()), "documents", "blank texts only", "some text")
+
+    def read(parts: list[dict[str, str]]) -> Iterable[list[Entry]]:
+        return (entries_of(part, embedder, extractor, sentences) for part in parts)
+
     settings = {
         "embedder": embedder.name,
         "dim": embedder.dim,
         "extractor": extractor.name,
         "sentences": sentences,
     }
+    return write_index(path, documents, settings, read, batch=batch, prune=prune, progress=progress)
+
+
+def write_index(
+    path: str | os.PathLike,
+    documents: Mapping[str, str],
+    settings: dict,
+    read: Callable[[list[dict[str, str]]], Iterable[list[Entry]]],
+    *,
+    batch: int = 32,
+    prune: bool = False,
+    progress: bool = False,
+) -> dict[str, int]:
+    """Write what the index lacks, batch by batch: what all ways to build have in common.
+
+    settings: what the index shall remember, as `Store.create` takes it.
+    read: batches of documents to the entries of each, in the same order; called once, and read as it goes.
+
+    The other arguments, what is returned and what is raised: as `build_index`.
+    """
+    check_positive_int("batch", batch)
+    check(len(documents) > 0, "documents", "none", "at least one")
+    for name, text in documents.items():
+        check(isinstance(name, str) and bool(name.strip()), "documents", f"the name {name!r}", "a name")
+        check(isinstance(text, str), "documents", f"{type(text).__name__} for {name!r}", "its text as str")
+    check(any(text.strip() for text in documents.values()), "documents", "blank texts only", "some text")
     with Store.create(path, **settings) as store:
         held = store.documents()
         todo = [name for name, text in documents.items() if held.get(name) != digest(text)]
-        done = len(documents) - len(todo)
-        with tqdm(total=len(documents), initial=done, unit="document", disable=not progress) as bar:
-            for start in range(0, len(todo), batch):
-                names = todo[start : start + batch]
-                store.add(_entries({name: documents[name] for name in names}, embedder, extractor, sentences))
-                bar.update(len(names))
+        parts = [
+            {name: documents[name] for name in todo[start : start + batch]}
+            for start in range(0, len(todo), batch)
+        ]
+        with tqdm(
+            total=len(documents), initial=len(documents) - len(todo), unit="document", disable=not progress
+        ) as bar:
+            for entries in read(parts) if parts else ():
+                store.add(entries)
+                bar.update(len(entries))
         if prune:
             store.delete(name for name in held if name not in documents)
         store.finish()
@@ -80,9 +108,10 @@ def delete_documents(path: str | os.PathLike, names: Iterable[str]) -> dict[str,
         return store.counts()
 
 
-def _entries(
+def entries_of(
     documents: dict[str, str], embedder: Embedder, extractor: Extractor, sentences: int
 ) -> list[Entry]:
+    """Chunk, embed and extract: what a batch of documents becomes in the index."""
     chunks = {name: chunk_document(name, text, sentences=sentences) for name, text in documents.items()}
     flat = [chunk for own in chunks.values() for chunk in own]
     vectors = embedder([text_to_search(chunk) for chunk in flat])
