@@ -184,11 +184,11 @@ print(f"acc / row_sum = {acc / row_sum:.4f}, softmax at once {exact:.4f}")
 # %% [markdown]
 # That is what a kernel computes for each row.
 # What all the kernels together have to give is {py:func}`minisys.nsa.nsa_attention` of chapter 1, whose reference runs in float64.
-# Here it is on an input so small that the interpreter can take it: 96 tokens, 4 query heads in 2 {term}`groups <group>`.
+# Here it is on an input so small that the interpreter can take it: 96 tokens, and one {term}`group` of 4 query heads.
 
 # %%
 small = NSAConfig(8, 4, select_block=16, top_n=4, local_blocks=1, window=24)
-t, small_hq, small_hk, small_d = 96, 4, 2, 16
+t, small_hq, small_hk, small_d = 96, 4, 1, 16
 generator = torch.Generator().manual_seed(0)
 draw = lambda *shape: torch.randn(*shape, generator=generator).to(device)
 inputs = {"q": draw(1, t, small_hq, small_d)}
@@ -257,42 +257,33 @@ explorable
 # %% [markdown]
 # The text is SymPy 1.14.0, © SymPy Development Team, BSD 3-clause licence.
 #
-# The same numbers for all tiles of the file, for keys and values of usual size ($d_{qk} = d_v = 128$, 16 heads a group):
+# Over the whole file, tiles of 4 tokens load this share of what tiles of one token would load:
 
 # %%
-print("loaded for a token and key/value head / rows of use, of 64 or more\n")
-print(f"{'tokens of a tile':24}" + "".join(f"{n:>13}" for n in (1, 2, 4, 8)))
-loaded = {}
+share = {}
 for each in explorable.state["sets"]:
-    cells = []
-    for counts in each["counts"]:
-        asked = counts["bytes_loaded"] + counts["bytes_saved"]
-        share = counts["bytes_loaded"] / asked
-        use = counts["rows_useful"] / counts["rows_computed"]
-        loaded.setdefault(each["name"], []).append(share)
-        cells.append(f"{256 * share:4.0f} KiB/{100 * use:3.0f} %")
-    print(f"{each['name']:24}" + "".join(f"{cell:>13}" for cell in cells))
-random_inputs = loaded.pop("Random queries and keys")
-for shares in loaded.values():
-    assert all(
-        a < b for a, b in zip(shares[1:], random_inputs[1:], strict=True)
-    )
+    counts = each["counts"][2]
+    asked = counts["bytes_loaded"] + counts["bytes_saved"]
+    share[each["name"]] = counts["bytes_loaded"] / asked
+    print(f"{each['name']:24} {100 * share[each['name']]:.0f} %")
+random_inputs = share.pop("Random queries and keys")
+assert max(share.values()) < random_inputs
 
 # %% [markdown]
 # Neighbours in a text choose more alike than random queries do, in every layer.
-# All times below are for random inputs, which is the hard case for this branch.
+# All times below are for random inputs, the hard case for this branch.
 #
 # ## The fast path, one idea at a time
 #
-# ### 1. One tile, in the matrix units
+# ### One tile, in the matrix units
 #
 # This is equation {eq}`eq-online` for a tile of rows, as all forward kernels call it:
 
 # %%
-excerpt(tiles.attend_tile, "if visible is not None:", "return new_max")
+excerpt(tiles.attend_tile, "scores = product", "return new_max")
 
 # %% [markdown]
-# The excerpt begins after `scores = product(q, tl.trans(k))` and its shortcut for a guessed maximum, which is idea 4.
+# What stands under `if GUESSED` comes up below, in *Guess the maximum*.
 # Three details earn their place.
 # Exponentials are powers of two, which the hardware computes, so the scale carries a factor $\log_2 e$.
 # Scale and maximum are one multiply-add, because `row_max` is kept before scaling.
@@ -321,7 +312,7 @@ assert ms("sdpa-cudnn") < ms("triton-flash") < ms("sdpa-flash")
 # The fastest kernels for this GPU decide which warps load and which compute {cite}`shah2024flashattention3`; ours leave that to the compiler.
 # Keep the gap in mind for every share of a ceiling below.
 #
-# ### 2. Rows are tokens × heads of a group
+# ### Rows are tokens × heads of a group
 #
 # All query heads of a group read the same keys, so they belong into one tile: row $r$ is token $\lfloor r/g \rfloor$, head $r \bmod g$.
 # A tile of 64 rows then holds 4 tokens with 16 heads each; any group size fills it, and keys are loaded once for the group.
@@ -338,7 +329,7 @@ for line in table.tolist():
 # %% [markdown]
 # Tiles with the most keys come first, so that the programs that end last are short.
 #
-# ### 3. Two branches are one kernel with another mask
+# ### Two branches are one kernel
 #
 # Compressed key $j$ is visible from token $j d + l - 1$ on.
 # With $l = d = 1$ the same line says causal, and with "not older than $w$" beside it, window.
@@ -352,7 +343,7 @@ excerpt(band.band_kernel, "end = visible_keys", "tail = bulk")
 # The last lines cut the band into three stretches, of which the middle one is visible to every row of the tile and needs no mask.
 # How much of the work is that?
 
-# %%
+# %% tags=["hide-input"]
 options = band.launch_options(torch.bfloat16, d, d, 227 * 1024)
 step, tokens = options["KEYS"], options["ROWS"] // group
 
@@ -397,9 +388,9 @@ for name, found, rows in (("64", compressed, 64), ("128", wide, 128)):
 # No difference that can be told from the noise: half the bytes, the same time.
 # So the cache alone is not what holds this kernel back.
 #
-# ### 4. Guess the maximum
+# ### Guess the maximum
 #
-# The tile of idea 1 waits: the second product cannot begin before the maximum is known and `acc` is rescaled.
+# The tile above waits: the second product cannot begin before the maximum is known and `acc` is rescaled.
 # But equation {eq}`eq-online` holds for *any* $m$, not only for the largest score: numerator and denominator change by the same factor.
 # The maximum is only there to keep the sums inside the number range, and float32 and bfloat16 reach from $2^{-126}$ to $2^{127}$.
 # FlashDecoding++ {cite}`hong2024flashdecoding` therefore takes one fixed number for all rows.
@@ -427,7 +418,7 @@ gained("compressed", "compressed, maximum carried")
 assert ms("stage: compressed") < ms("variant: compressed, maximum carried")
 
 # %% [markdown]
-# ### 5. Importance without a matrix of scores
+# ### Importance without a matrix of scores
 #
 # Selection needs the probabilities of the compressed branch, added over the heads of a group, added into blocks, and the $n$ largest of those.
 # Written out, even after the sum over the group, they are a matrix of $t$ rows and $t/d$ columns for each key/value head:
@@ -491,7 +482,7 @@ print(
 )
 
 # %% [markdown]
-# ### 6. Selected blocks: one list for a few tokens
+# ### Selected blocks: one list for a few tokens
 #
 # The explorable's walk is a kernel too: it makes the list of a tile, each block once, with a bit for each token that wants it, as $\text{block} \cdot 2^{\text{tokens}} + \text{bits}$.
 
@@ -512,11 +503,7 @@ assert (found, counts[tile, 0, 1].item()) == expected
 # In the kernel a code says which keys to load, and which rows see them:
 
 # %%
-excerpt(
-    selected.selected_kernel,
-    "for step in range(num_past",
-    "row_max, row_sum, acc = attend_tile(",
-)
+excerpt(selected.selected_kernel, "for step in range(num_past", 8 * " " + ")")
 
 # %% [markdown]
 # These are the blocks of the past; a second loop takes those that reach into the tile, with a causal mask.
@@ -525,7 +512,7 @@ excerpt(
 # To judge that we need the bytes, and for those the size of the merged lists on the benchmark's inputs.
 # We draw 256 tiles as the benchmark does, choose with the reference's code, and count:
 
-# %%
+# %% tags=["hide-input", "nbval-ignore-output"]
 config = NSAConfig()
 torch.manual_seed(0)
 with torch.no_grad():
@@ -548,7 +535,6 @@ for first in range(0, LENGTH, LENGTH // tiles_drawn):
             union = set.union(*wanted[i : i + n])
             per_token[n] += len(union) / 4 / tiles_drawn
 
-# %% tags=["nbval-ignore-output"]
 case_of = {
     1: "variant: selected, tiles of 1 token",
     2: "variant: selected, tiles of 2 tokens",
@@ -566,7 +552,6 @@ for n, count in per_token.items():
         f" {rates[n]:6.1f} {100 * useful[n]:15.0f} %"
     )
 
-# %%
 found = row("stage: selected")
 rate = found["tflops_per_s"] / useful[4]  # hidden rows are computed too
 assert ms(case_of[4]) < ms(case_of[1]) < ms(case_of[2])
@@ -591,7 +576,7 @@ assert 0.5 < rate * 1e12 / matmul < 0.75
 # Sharing loads pays as long as the matrix units would have waited otherwise.
 # ```
 #
-# ### 7. The last branch adds up
+# ### The last branch adds up
 #
 # $o = \sum_c g^c o^c$ in PyTorch reads three outputs, writes products, and reads them again.
 # Whichever branch runs last has its own output in registers; it needs to read the two others once, and write the sum.
@@ -614,7 +599,7 @@ assert max(gains, key=gains.get) == "variant: window, gates by PyTorch"
 # %% [markdown]
 # Of the decisions that we timed both ways, this one gained the most.
 #
-# ### 8. φ from shared pieces
+# ### φ from shared pieces
 #
 # Compressed blocks overlap, so writing them out doubles the keys before $\varphi$ sees them.
 # But its first layer is linear: each stride-long piece can go through it once, with the weights of every place that it has in a block, and a block adds up its pieces.
@@ -632,11 +617,16 @@ print(f"{ratio:.1f} times as fast")
 assert 1.8 < ratio < 2.2
 
 # %% [markdown]
-# ### 9. Backward: two passes, no atomics
+# ### Backward: two passes, no atomics
 #
 # With the gate $g$ of a branch, $P = 2^{s - \text{lse}}$ computed anew and $\delta_i = do_i \cdot o_i$, the gradients of a branch are
 #
-# $$ dS = g\, P \circ (do\, V^\top - \delta), \quad dq = \lambda\, dS\, K, \quad dK = \lambda\, dS^\top q, \quad dV = (g P)^\top do, \quad dg = \delta , $$ (eq-backward)
+# $$
+# \begin{aligned}
+# dS &= g\, P \circ (do\, V^{\mathsf T} - \delta), & dq &= \lambda\, dS\, K, & dK &= \lambda\, dS^{\mathsf T} q, \\
+# dg &= \delta, & & & dV &= (g P)^{\mathsf T} do ,
+# \end{aligned}
+# $$ (eq-backward)
 #
 # where $\lambda$ is the scale.
 # No scores were kept; lse is enough to make them again.
@@ -703,13 +693,13 @@ for name in inputs:
 print("bit for bit the same:", ", ".join(first))
 
 # %% tags=["hide-input"]
-print("backward at 64k      ms   of 5 products at the ceiling")
+print("at 64k         ms   matrix rate   copy rate")
 for stage in ("deltas", "selected", "compressed", "window"):
     found = row(f"stage: {stage}", "backward")
-    share = f"{100 * found['matmul_share']:.0f} %"
-    if stage == "deltas":
-        share = f"reads at {100 * found['copy_share']:.0f} % of a copy's rate"
-    print(f"{stage:14} {found['median_ms']:8.1f}   {share}")
+    print(
+        f"{stage:10} {found['median_ms']:6.1f} {100 * found['matmul_share']:11.0f} %"
+        f" {100 * found['copy_share']:9.0f} %"
+    )
 assert row("stage: deltas", "backward")["copy_share"] > 0.95
 assert (
     found["median_ms"]
@@ -718,10 +708,10 @@ assert (
 )
 
 # %% [markdown]
-# Only the little kernel for $\delta$ is at a floor.
-# The shares count five products, so the two that a second pass repeats are part of what is lost: no share can pass 5/7.
+# Only the little kernel for $\delta$ is at a floor, that of its bytes.
+# Shares of the matrix units' rate count five products, so the two that a second pass repeats are part of what is lost: no share can pass 5/7.
 #
-# ### 10. One operator
+# ### One operator
 #
 # Ten kernels and some tables are not something that autograd should look into.
 # They are registered as one operator, `torch.ops.minisys.nsa`, with a forward, a backward and a rule for shapes.
@@ -745,7 +735,7 @@ print(
 )
 
 # %% [markdown]
-# Without gradients the branches' outputs need not be kept, and then the sum of idea 7 overwrites one of them.
+# Without gradients the branches' outputs need not be kept, and then the sum of the three overwrites one of them.
 #
 # ## Measured
 #
@@ -754,7 +744,7 @@ print(
 # One sequence of 65,536 tokens, 64 query heads in 4 groups, heads of 128, bfloat16, the paper's block sizes.
 # Each stage is timed alone.
 
-# %% mystnb={"image": {"alt": "Horizontal bars of the five stages of the forward pass at 64k tokens, with two marks on each: the floor by arithmetic and the floor by bytes. The selected branch is by far the longest bar and the farthest from its floors; the compressed branch is the closest to its arithmetic."}}
+# %% tags=["hide-input"] mystnb={"image": {"alt": "Horizontal bars of the five stages of the forward pass at 64k tokens, with two marks on each: the floor by arithmetic and the floor by bytes. The selected branch is by far the longest bar and the farthest from its floors; the compressed branch is the closest to its arithmetic."}}
 stages = ("φ", "compressed", "importance", "selected", "window")
 found = [row(f"stage: {stage}") for stage in stages]
 times = [each["median_ms"] for each in found]
@@ -768,32 +758,40 @@ line = axes.plot(
     by_bytes, stages, "|", color="C3", ms=17, mew=3, label="floor: bytes"
 )
 axes.invert_yaxis()
-axes.set(xlabel="ms, forward at 64k")
+axes.set(xlabel="ms, forward at 64k", xlim=(0, 17))
 legend = axes.legend(frameon=False)
 plt.show()
 
 # %%
 whole = ms("nsa-triton")
 floors = [max(pair) for pair in zip(by_flops, by_bytes, strict=True)]
-print(f"stages {sum(times):.1f} ms, whole forward {whole:.1f} ms")
-print(f"larger floor of every stage, added: {sum(floors):.1f} ms")
+print("            TFLOP    GB     ms   floor   matrix rate   copy rate")
+for stage, x, floor in zip(stages, found, floors, strict=True):
+    print(
+        f"{stage:10} {x['flops'] / 1e12:6.2f} {x['bytes'] / 1e9:5.2f}"
+        f" {x['median_ms']:6.2f} {floor:7.2f} {100 * x['matmul_share']:11.0f} %"
+        f" {100 * x['copy_share']:9.0f} %"
+    )
 print(
-    f"largest stage: {stages[times.index(max(times))]}, {100 * max(times) / sum(times):.0f} %"
+    f"together {sum(times):21.2f} {sum(floors):7.2f}   whole: {whole:.2f} ms"
 )
 assert abs(sum(times) - whole) < 0.03 * whole
 assert times.index(max(times)) == stages.index("selected")
+assert sum(floors) < sum(times) / 2
+assert 0.4 < max(times) / sum(times) < 0.5
 shares = [floor / time for floor, time in zip(floors, times, strict=True)]
 assert shares.index(max(shares)) == stages.index("compressed")
 
 # %% [markdown]
-# The compressed branch is the closest to its floor, although it does the most arithmetic; the selected branch, with half of that, takes the most time.
+# The floors add up to less than half of the time.
+# The compressed branch is the closest to its own, although it does the most arithmetic; the selected branch, with half of that, takes nearly half of the time.
 # A stage's share of the ceiling says how well it is written only if you also know which rate binds it.
 #
 # ### Against others
 #
 # In the same run: PyTorch's FlashAttention-2 and cuDNN {cite}`paszke2019pytorch`, both dense and exact, and the NSA of flash-linear-attention {cite}`yang2024fla`, which has no window, averages instead of a learned $\varphi$, and one set of keys and values for its branches, so it has less to do than ours.
 
-# %% mystnb={"image": {"alt": "Two log-log charts of milliseconds against tokens from 4k to 64k, forward and backward. The dense lines rise with the square; our NSA rises more slowly, crosses FlashAttention-2 before 8k forward, crosses cuDNN between 8k and 16k, and is lowest at 64k in both. flash-linear-attention's NSA lies above ours everywhere."}}
+# %% tags=["hide-input"] mystnb={"image": {"alt": "Two log-log charts of milliseconds against tokens from 4k to 64k, forward and backward. The dense lines rise with the square; our NSA rises more slowly, crosses FlashAttention-2 before 8k forward, crosses cuDNN between 8k and 16k, and is lowest at 64k in both. flash-linear-attention's NSA lies above ours everywhere."}}
 peers = {
     "sdpa-flash": ("FlashAttention-2", "s-"),
     "sdpa-cudnn": ("cuDNN", "^-"),
@@ -815,7 +813,7 @@ label = panels[0].set_ylabel("ms")
 legend = panels[0].legend(frameon=False)
 plt.show()
 
-# %%
+# %% tags=["hide-input"]
 lengths = (4096, 8192, 16384, 32768, 65536)
 both = lambda case, n: ms(case, "forward", n) + ms(case, "backward", n)
 print("           forward   backward  both      (times as fast as)")
@@ -856,13 +854,13 @@ print(
 
 # %% [markdown]
 # **The forward pass misses the paper's nine times** ({claim}`nsa-fwd`); the backward pass exceeds its six ({claim}`nsa-bwd`).
-# Part of that is the yardstick: the paper measured against a Triton kernel on an A100, we against CUDA code on an H100, whose matrix units gained more over the A100's than its memory did.
-# The rest is the selected branch.
+# One reason for the miss is the yardstick: the paper measured against a Triton kernel on an A100, we against CUDA code on an H100, whose matrix units gained more over the A100's than its memory did.
+# The other is the selected branch.
 #
 # Up to 8k tokens cuDNN is ahead of us, forward and backward together, and at 4k so is FlashAttention-2.
 # There NSA still has three quarters of dense attention's FLOPs, does them at a lower rate, and has more kernels to start.
 #
-# **Memory** is no reason to use NSA in training ({claim}`nsa-mem`): a dense fused kernel keeps no scores either.
+# **Memory** is no reason to use NSA in training ({claim}`nsa-mem`): a dense fused kernel keeps no scores either, and NSA's inputs have three sets of keys and values.
 
 # %%
 print("GiB beyond the inputs, at 64k   forward   forward and backward")
@@ -998,7 +996,6 @@ assert round(math.log(2**100 / 4095), 1) == 61.0
 
 # %% tags=["hide-input"]
 best = sum(floors) - floors[3] + times[3]
-print(f"{best:.1f} ms, {ms('sdpa-flash') / best:.1f} times")
 assert round(best, 1) == 25.8
 assert round(ms("sdpa-flash") / best, 1) == 8.0
 

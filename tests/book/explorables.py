@@ -134,6 +134,11 @@ def computed(figure: Locator) -> dict:
     return json.loads(figure.get_attribute("data-computed"))
 
 
+def stored_state(figure: Locator) -> dict:
+    """The data that Python put into the page."""
+    return json.loads(figure.locator("script[data-part=model]").text_content())["state"]
+
+
 def operate(figure: Locator, label: str, action: list[str] | str) -> None:
     """Use the control of that label: choose an entry of a menu, or press keys one after the other."""
     control = figure.get_by_label(label)

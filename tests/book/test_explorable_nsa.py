@@ -2,7 +2,6 @@
 
 import contextlib
 import functools
-import json
 from dataclasses import asdict
 
 import pytest
@@ -18,7 +17,7 @@ from minisys.viz import nsa_reads
 from minisys.viz.nsa_reads import selected_blocks
 
 from .browser import new_context, open_page, serve
-from .explorables import computed
+from .explorables import computed, stored_state
 
 pytestmark = pytest.mark.book
 
@@ -53,10 +52,6 @@ STEPS = [
     ("Count for", "65536"),
     ("Window w", ["End"]),
 ]
-
-
-def stored_state(figure: Locator) -> dict:
-    return json.loads(figure.locator("script[data-part=model]").text_content())["state"]
 
 
 def do(figure: Locator, label: str, action: list[str] | str) -> None:
