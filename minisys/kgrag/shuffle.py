@@ -14,10 +14,12 @@ from random import Random
 
 from minisys.core.checks import check
 from minisys.kgrag.datasets import Document, Question, QuestionSet
+from minisys.kgrag.reading import words_of
 from minisys.kgrag.types import Triple
 from minisys.kgrag.world import World
 from minisys.kgrag.world_names import shuffled
 
+_SURNAME = re.compile(r" \w*[A-Z]\w+$")  # “Ada Venn”, not “Haymo of”, where a parser cut a name short
 # Labels of spaCy's English models (OntoNotes 5).
 LABELS = {
     "PERSON": "person",
@@ -60,10 +62,14 @@ def find_entities(questions: QuestionSet, parse: Callable[[list[str]], Iterable]
     for parsed in parse(texts):
         for entity in parsed.ents:
             name = re.sub(r"^(the|The)\s+|['’]s$", "", entity.text.strip())
-            if entity.label_ in LABELS and len(name) > 2 and name[0].isupper():
+            if entity.label_ in LABELS and len(name) > 2 and name[0].isupper() and words_of(name):
                 labels[name][LABELS[entity.label_]] += 1
     category = {name: counts.most_common(1)[0][0] for name, counts in labels.items()}
-    people = [name for name in category if category[name] == "person" and " " in name]
+    people = [
+        name
+        for name in category
+        if category[name] == "person" and _SURNAME.search(name) and words_of(name.split()[-1])
+    ]
     bearers = Counter(name.split()[-1] for name in people)
     surnames = {name.split()[-1]: name for name in people if bearers[name.split()[-1]] == 1}
     aliases = {word for word in surnames if category.get(word, "person") == "person"}
