@@ -90,7 +90,7 @@ def test_without_anywidget_the_html_still_works(monkeypatch):
     assert set(data) == {"text/plain", "text/html"}
 
 
-@pytest.mark.parametrize("name", ["explorable", "kgrag_graph", "nsa_reads", "nsa_tile_walk"])
+@pytest.mark.parametrize("name", ["explorable", "kgrag_graph", "nsa_decode", "nsa_reads", "nsa_tile_walk"])
 def test_import_needs_no_jupyter(name, monkeypatch):
     for missing in ("anywidget", "ipywidgets", "traitlets", "IPython"):
         monkeypatch.setitem(sys.modules, missing, None)
