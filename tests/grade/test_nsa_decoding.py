@@ -15,6 +15,35 @@ from minisys.nsa.costs import step_bytes
 SEED = 20250219
 FILE = "decoding_assignment.py"
 
+# Another way to the same ring: each slot looks for the last position that falls into it.
+GATHERED = """
+import torch
+
+def write_ring(ring, lengths, new, counts):
+    size, held = ring.shape[2], torch.tensor(lengths)[:, None]
+    last = held + torch.tensor(counts)[:, None] - 1
+    place = last - (last - torch.arange(size)) % size - held
+    index = place.clamp(0, new.shape[1] - 1)[:, None, :, None].expand(-1, new.shape[2], -1, new.shape[3])
+    return torch.where((place >= 0)[:, None, :, None], new.transpose(1, 2).gather(2, index), ring)
+"""
+# Another way to the same step: the compressed branch in chunks, which are put together by their lse.
+SPLIT = """chunks = []
+    for chunk in block.split(3):
+        slots = chunk.expand(len(q), hk, -1)
+        keys, values = cache.read("k_cmp", slots), cache.read("v_cmp", slots)
+        scores = scale * torch.einsum("bkgd,bknd->bkgn", grouped, keys)
+        seen = (chunk * config.compress_stride + config.compress_block - 1 <= position)[:, :, None]
+        scores = scores.masked_fill(~seen, float("-inf"))
+        total = scores.logsumexp(dim=-1, keepdim=True)
+        chunks.append((scores, total, scores.sub(total).exp().nan_to_num(0.0) @ values))
+    none = grouped.new_full((*grouped.shape[:3], 1), float("-inf"))
+    lse = torch.cat([none, *[total for _, total, _ in chunks]], dim=-1).logsumexp(dim=-1, keepdim=True)
+    parts = [(total - lse).exp().nan_to_num(0.0) * out for _, total, out in chunks]
+    width = cache.read("v_cmp", torch.zeros(len(q), hk, 0).long()).shape[3]
+    compressed = sum(parts, torch.zeros(len(q), hk, grouped.shape[2], width, dtype=q.dtype)).flatten(1, 2)
+    p_cmp = torch.cat([none[..., :0], *[scores for scores, _, _ in chunks]], dim=-1)
+    p_cmp = (p_cmp - lse).exp().nan_to_num(0.0)"""
+
 
 @pytest.fixture(scope="module")
 def topic():
@@ -177,6 +206,18 @@ def test_what_is_left_out_of_the_cost_is_not_asked_for(topic, parts, solution, t
         solution = solution.replace(old, new)
     result = grade(topic, parts["step"], tmp_path, solution)
     assert (result.status, result.points, result.says) == ("passed", 30, "")
+
+
+def test_other_right_answers_pass(topic, parts, solution, tmp_path):
+    result = grade(topic, parts["ring"], tmp_path, GATHERED)
+    assert (result.status, result.says) == ("passed", "")
+    whole = 'p_cmp, compressed = attend("cmp", block, ends <= position)'
+    assert solution.count(whole) == 1
+    result = grade(topic, parts["step"], tmp_path, solution.replace(whole, SPLIT))
+    assert (result.status, result.says, result.came) == ("passed", "", "")
+    short, long = result.costs
+    assert short["value"] == short["beside"]["what NSA must read"]
+    assert long["value"] == long["beside"]["what NSA must read"]
 
 
 def test_a_message_names_the_event_and_shows_the_tokens(topic, parts, wrong, solution, tmp_path):
