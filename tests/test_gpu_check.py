@@ -66,5 +66,15 @@ def test_without_a_gpu_nothing_passes(tmp_path):
 def test_the_kernels_tests_are_found():
     assert sorted(path.name for path in ROOT.glob("tests/nsa/test_kernels*.py")) == [
         f"test_kernels{part}.py"
-        for part in ("", "_attention", "_band", "_decode", "_importance", "_large", "_layout", "_op", "_selected")
+        for part in (
+            "",
+            "_attention",
+            "_band",
+            "_decode",
+            "_importance",
+            "_large",
+            "_layout",
+            "_op",
+            "_selected",
+        )
     ]

@@ -90,10 +90,10 @@ def step_bytes(
     """Bytes of one decoding step with a cache of `t` tokens a row, the new one included, all `batch` rows.
 
     Returns:
-        compressed, selected, window: keys and values read; append: the new token's, written for every branch,
-        and kept for φ; compression: φ's weights (hidden width 2·head_dim), the raw block and its result,
-        shared by the compress_stride steps of which one completes a block; nsa, their sum; dense: keys and
-        values read and the new ones written.
+        By name. ``compressed``, ``selected`` and ``window`` are keys and values read, ``append`` the new
+        token's, written for every branch and kept for φ. ``compression`` is φ's weights (hidden width
+        2·head_dim), the raw block and its result, shared by the compress_stride steps of which one completes
+        a block. ``nsa`` is their sum; ``dense`` counts keys and values read and the new ones written.
     """
     read = query_bytes(t - 1, config, d_qk=d_qk, d_v=d_v, hk=hk, element_bytes=element_bytes)
     token = (d_qk + d_v) * hk * element_bytes
