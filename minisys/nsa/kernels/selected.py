@@ -15,7 +15,7 @@ most loads; the initial and the local blocks are always shared.
 What a tile of one token costs and what more tokens change, with g = 16, heads of 128 and bfloat16: 16 rows
 are less than Hopper's matrix instruction takes (64), and the 32 KB of a block serve 0.5 MFLOP, so the limit
 is the L2 cache: n·l'·(d_qk + d_v) numbers for each token and key/value head, 137 GB at 65,536 tokens. Four
-tokens fill the instruction and load each block once: with random choices, the worst case, a sixth fewer
+tokens fill the instruction and load each block once: with random choices, the worst case, a fifth fewer
 bytes, and rows that work in vain on blocks of their neighbours.
 
 Layout: q ``[tokens, hq, d_qk]``, k ``[tokens, hk, d_qk]``, v ``[tokens, hk, d_v]``, block numbers ``[tokens,
