@@ -142,16 +142,11 @@ def _dense(t: int, batch: int, sizes: Sizes, device: str) -> Case:
 
 def _nsa(t: int, batch: int, sizes: Sizes, stage: str | None = None) -> Case:
     flops, moved = _counts(t, batch, sizes)
-    forced = CONFIG.initial_blocks + CONFIG.local_blocks
-    share = forced / min(CONFIG.top_n, CONFIG.num_selectable(t))
+    append = ("append", "compression")
     parts = {
         None: (flops["nsa"], moved["nsa"]),
-        "append": (flops["φ"], moved["append"] + moved["compression"]),
-        "scan": (
-            flops["compressed"] + flops["window"] + int(share * flops["selected"]),
-            moved["compressed"] + moved["window"] + share * moved["selected"],
-        ),
-        "finish": (int((1 - share) * flops["selected"]), (1 - share) * moved["selected"]),
+        "append": (flops["φ"], sum(moved[name] for name in append)),
+        "attend": (flops["nsa"] - flops["φ"], moved["nsa"] - sum(moved[name] for name in append)),
     }[stage]
 
     def build() -> Built:

@@ -26,7 +26,7 @@ from minisys.nsa import BlockCompressor, NSACache, nsa_decode
 from minisys.nsa.costs import step_bytes
 
 STEPS = CONFIG.compress_stride
-STAGES = ("append", "scan", "finish")
+STAGES = ("append", "attend")
 BRANCHES = ("k_raw", "v_raw", "k_slc", "v_slc", "k_win", "v_win")
 ROTARY_BASE = 10000.0
 BUSY_CYCLES = 400_000  # about a fifth of a millisecond
@@ -135,20 +135,12 @@ class NSASteps(Recorded):
 
     def launches(self, inputs: dict) -> Iterable[Callable[[], object]]:
         copies = inputs["copies"]
-        if self.stage in ("scan", "finish"):
-            from minisys.nsa.kernels.decode import prepare_step
-
-            if "prepared" not in inputs:  # outside of the graph: `finish` reads what `scan` chose
-                scale = self.sizes.head_dim**-0.5
-                inputs["prepared"] = [prepare_step(q, cache, g, scale, None) for cache, _, q, g in copies]
-                for prepared in inputs["prepared"]:
-                    prepared.scan()
-            return [getattr(inputs["prepared"][i % len(copies)], self.stage) for i in range(STEPS)]
 
         def step(i: int) -> None:
             cache, new, q, gates = copies[i % len(copies)]
-            cache.append(**new)
-            if self.stage is None:
+            if self.stage in (None, "append"):
+                cache.append(**new)
+            if self.stage in (None, "attend"):
                 nsa_decode(q, cache, gates)
 
         return [lambda i=i: step(i) for i in range(STEPS)]

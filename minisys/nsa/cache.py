@@ -102,7 +102,8 @@ class NSACache:
         self.lengths = torch.zeros(batch, dtype=torch.int32, device=device)
         # What the kernels keep between launches (kernels/decode_append.py, kernels/decode.py).
         self.program_lengths: Tensor | None = None
-        self._workspace: dict[str, Tensor] = {}
+        self._counters: dict[str, list[Tensor]] = {}
+        self._turns: Tensor | None = None
         self._lengths = [0] * batch  # the host's copy
         self._least = [0] * batch  # shorter rows would need tokens that the rings no longer hold
 
@@ -300,21 +301,24 @@ class NSACache:
         return asked
 
     def counter(self, name: str, count: int) -> Tensor:
-        """int32 zeros ``[count or more]``, kept between launches by a kernel that leaves them at zero."""
-        held = self._workspace.get(name)
-        if held is None or len(held) < count:
-            held = self._workspace[name] = torch.zeros(count, dtype=torch.int32, device=self.device)
-        return held
+        """int32 zeros ``[count or more]``, kept between launches by a kernel that leaves them at zero.
+
+        What it gave out before stays: a recorded graph may use it.
+        """
+        kept = self._counters.setdefault(name, [])
+        if not kept or len(kept[-1]) < count:
+            kept.append(torch.zeros(count, dtype=torch.int32, device=self.device))
+        return kept[-1]
 
     def turns(self) -> Tensor:
         """Cosine and sine for every compressed key, as `rotate` has them, float32 ``[tc, 2, d_qk/2]``."""
-        if "turns" not in self._workspace:
+        if self._turns is None:
             half, count = self.d_qk // 2, self.k_cmp.shape[2]
             ones = torch.ones(1, count, 1, 2 * half, dtype=torch.float32, device=self.device)
             ones[..., half:] = 0.0  # (1, 0) turns into (cos, sin)
             turned = self._rotated(ones, torch.arange(count, device=self.device))
-            self._workspace["turns"] = turned.view(count, 2, half)
-        return self._workspace["turns"]
+            self._turns = turned.view(count, 2, half)
+        return self._turns
 
     def _compressed(self, k_raw: Tensor, v_raw: Tensor) -> tuple[Tensor, Tensor]:
         """φ of whole sequences from position 0 on, ``[b, t, hk, …]`` -> ``[b, tc, hk, …]``, keys rotated."""

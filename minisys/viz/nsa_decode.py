@@ -57,7 +57,7 @@ def nsa_decode(
         config: block lengths, and the window and top_n to start with; the paper's unless given.
         hq: query heads, a multiple of 64. A group of g of them shares a key/value head.
         d_qk, d_v: size of a key and of a value.
-        launches: kernels of a step, ``{"nsa": …, "dense": …}``; 3 and 2 unless given.
+        launches: kernels of a step, ``{"nsa": …, "dense": …}``; 2 and 2 unless given.
         copy_tb_per_s: 10¹² bytes that a plain copy reads and writes a second. Unless given, what the result
             file says, or `COPY_TB_PER_S` where there is none.
         directory: where to look for the result file `RESULTS`; the checkout's ``benchmarks/results`` unless
@@ -99,7 +99,7 @@ def nsa_decode_state(
     ``window`` and ``top_n`` that they were measured with, and ``where``, a phrase.
     """
     config = NSAConfig() if config is None else config
-    launches = {"nsa": 3, "dense": 2} if launches is None else dict(launches)
+    launches = {"nsa": 2, "dense": 2} if launches is None else dict(launches)
     for name, size in {"hq": hq, "d_qk": d_qk, "d_v": d_v}.items():
         check_positive_int(name, size)
     check(hq % max(GROUPS) == 0, "hq", hq, f"a multiple of {max(GROUPS)}")

@@ -16,7 +16,10 @@ from .cache_cases import CONFIGS, Problem
 from .kernel_cases import DEVICE, INTERPRETED, WHOLE, error
 
 from minisys.nsa.kernels import decode  # isort: skip  (skipped without Triton)
-from minisys.nsa.kernels.decode import decode_triton  # isort: skip
+from minisys.nsa.kernels.decode import chosen_blocks, decode_triton  # isort: skip
+from minisys.nsa.kernels.decode_step import what_to_do  # isort: skip
+import triton  # isort: skip
+import triton.language as tl  # isort: skip
 
 STORED = ("k_cmp", "v_cmp", "k_slc", "v_slc", "k_win", "v_win", "k_raw", "v_raw")
 # A compressed key is rounded once after φ, and once more after it was turned.
@@ -27,6 +30,12 @@ by_config = pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS.keys
 @pytest.fixture(autouse=True)
 def _poisoned(monkeypatch):
     cases.poison(monkeypatch)
+
+
+def step_of(q, cache, gates, scale, counts=None, **cuts):
+    """Output of a step, and the blocks that it chose beside the forced ones."""
+    out, keys = decode_triton(q, cache, gates, scale, counts, **cuts)
+    return out, chosen_blocks(keys, cache)
 
 
 def problem_of(config, **options):
@@ -71,7 +80,7 @@ def check_step(cache, q, gates, scale, counts=None, tolerance=None, **cuts):
     """Compare one step with float64 on what the cache holds; returns the output."""
     config, dtype = cache.config, q.dtype
     asked = [q.shape[1]] * cache.batch if counts is None else counts
-    out, chosen = decode_triton(q, cache, gates, scale, counts, **cuts)
+    out, chosen = step_of(q, cache, gates, scale, counts, **cuts)
     positions = query_positions(cache, q.shape[1], asked)
     blocks = all_blocks(chosen, positions, config)
     clean = lambda x: x.double().nan_to_num()
@@ -190,11 +199,61 @@ def test_however_the_work_is_cut(splits, window_parts, chosen_parts):
     assert torch.equal(out, check_step(cache, q, gates, problem.scale, **cuts))  # counters are back at zero
 
 
-def test_a_choice_among_more_blocks_than_are_looked_at_together(monkeypatch):
-    monkeypatch.setattr(decode, "MAX_CHOICE", 32)
+@triton.jit
+def list_programs(out, pairs, SPLITS: tl.constexpr, WINDOW_PARTS: tl.constexpr, CHOSEN_PARTS: tl.constexpr,
+                  WAVE: tl.constexpr):  # fmt: skip
+    program = tl.program_id(0)
+    pair, part = what_to_do(program, pairs, SPLITS, WINDOW_PARTS, CHOSEN_PARTS, WAVE)
+    tl.store(out + 2 * program, pair)
+    tl.store(out + 2 * program + 1, part)
+
+
+@pytest.mark.parametrize(
+    ("pairs", "splits", "window", "chosen", "wave"),
+    [(4, 2, 1, 2, 2), (5, 3, 2, 4, 2), (3, 1, 1, 1, 3), (7, 2, 1, 3, 4), (6, 2, 2, 2, 1), (1, 1, 1, 1, 8)],
+)
+def test_every_program_waits_for_earlier_ones_only(pairs, splits, window, chosen, wave):
+    """Else a GPU full of programs that wait would wait for ever."""
+    parts = splits + window + 3 + chosen
+    programs = -(-pairs // wave) * wave * parts
+    out = torch.full((programs, 2), -1, dtype=torch.int32, device=DEVICE)
+    list_programs[(programs,)](out, pairs, splits, window, chosen, wave)
+    order = [(pair, part) for pair, part in out.tolist() if pair < pairs]
+    assert sorted(order) == [(pair, part) for pair in range(pairs) for part in range(parts)]
+    at = {job: i for i, job in enumerate(order)}
+    forced = splits + window
+    for pair in range(pairs):
+        choice, total = at[pair, forced + 1], at[pair, forced + 2]
+        assert max(at[pair, part] for part in range(splits)) < choice
+        assert max(at[pair, part] for part in range(forced)) < total
+        assert choice < min(at[pair, part] for part in range(forced + 3, parts))
+
+
+@pytest.mark.parametrize("options", [{"WARPS": 1, "INNER": 1}, {"WARPS": 2, "INNER": 1}], ids=str)
+def test_a_choice_among_more_blocks_than_are_looked_at_together(monkeypatch, options):
+    """150 blocks, in chunks of 32 or 64, whose lists are merged."""
+    monkeypatch.setattr(decode, "choice_options", lambda *sizes: options)
     problem = problem_of(NSAConfig(2, 1, 2, top_n=9), batch=1, t=300, hq=2, hk=1)
     cache = filled(problem, [300])
     _, q, gates = problem.new([298], 2)
+    check_step(cache, q, gates, problem.scale)
+
+
+def test_a_choice_by_several_warps():
+    """300 blocks: each warp has its own, and their lists are ranked."""
+    problem = problem_of(NSAConfig(2, 1, 2, top_n=9), batch=1, t=600, hq=2, hk=1)
+    cache = filled(problem, [600])
+    _, q, gates = problem.new([598], 2)
+    check_step(cache, q, gates, problem.scale)
+
+
+@pytest.mark.parametrize("length", [63, 64, 65, 72])
+def test_a_block_that_begins_a_tile_without_compressed_keys(length):
+    """The newest blocks lie in a tile of which no compressed key is complete."""
+    config = NSAConfig(8, 2, 4, top_n=6)
+    problem = problem_of(config, batch=1, t=80, hq=2, hk=1)
+    cache = filled(problem, [length], capacity=length)
+    _, q, gates = problem.new([length - 1], 1)
     check_step(cache, q, gates, problem.scale)
 
 
@@ -204,7 +263,7 @@ def test_ties_go_to_the_earlier_block():
     problem = problem_of(config, batch=1, t=64, hq=2, hk=1)
     cache = filled(problem, [64])
     _, q, gates = problem.new([63], 1)
-    chosen = decode_triton(torch.zeros_like(q), cache, gates, problem.scale, None)[1]
+    chosen = step_of(torch.zeros_like(q), cache, gates, problem.scale)[1]
     assert chosen.flatten().tolist() == [1, 2]
     assert (
         cases.error(
@@ -253,7 +312,7 @@ def test_what_the_query_does_not_read_may_be_anything():
     problem = problem_of(CONFIGS["small"], batch=1, t=64, hk=1, hq=2)
     cache = filled(problem, [57], capacity=70)
     _, q, gates = problem.new([56], 1)
-    out, chosen = decode_triton(q, cache, gates, problem.scale, None)
+    out, chosen = step_of(q, cache, gates, problem.scale)
     read = all_blocks(chosen, torch.tensor([[56]], device=DEVICE), problem.config)
     token = torch.arange(70, device=DEVICE)
     unread = ~torch.isin(token // 8, read) | (token > 56)
@@ -385,7 +444,7 @@ def test_at_the_size_of_models(batch, t):
     last = batch - 1
     assert torch.equal(cache.k_slc[last, :, t + 1], new["k_slc"][last, 0])
     q, gates = draw(batch, 2, 64, 128), draw(batch, 2, 64, 3).sigmoid()
-    out, chosen = decode_triton(q, cache, gates, 128**-0.5, None)
+    out, chosen = step_of(q, cache, gates, 128**-0.5)
     one = copy.copy(cache)  # the last row, whose numbers lie behind 2^31
     one.batch, one.lengths, one._lengths = 1, cache.lengths[-1:], cache.row_lengths[-1:]
     for name in STORED:

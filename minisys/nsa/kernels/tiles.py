@@ -42,6 +42,14 @@ if bool(INTERPRETED) != triton.knobs.runtime.interpret:
     raise ImportError("TRITON_INTERPRET was changed after Triton was imported; set it before")
 
 
+@functools.cache
+def launch_options(device: torch.device) -> dict[str, bool]:
+    """Whether a kernel is launched to depend on the one before it within the GPU."""
+    if INTERPRETED or torch.cuda.get_device_capability(device) < (9, 0):
+        return {"DEPENDENT": False}
+    return {"DEPENDENT": True, "launch_pdl": True}
+
+
 @triton.jit
 @no_type_check  # a runtime type check of the annotations would hide the source that Triton compiles
 def product(a, b):
