@@ -884,7 +884,7 @@ assert row("nsa-triton")["extra_gib"] < row("fla-nsa")["extra_gib"]
 # - The selected branch on real text, where neighbours share more blocks than random queries do: counted above, not timed yet.
 # - A measured ceiling of the L2 cache. We have two tile sizes that come near the same rate, which is a hint and no measurement.
 # - The backward of the selected and of the compressed branch, which together are most of that pass.
-# - One token at a time: decoding is bound by bytes from memory, so other kernels serve it, in `minisys/nsa/kernels/decode.py`; its chapter is not yet written.
+# - One token at a time: decoding is bound by bytes from memory, so other kernels serve it. They are the subject of [the next chapter](03_nsa_decoding.ipynb).
 #
 # ## Claims, re-measured
 #

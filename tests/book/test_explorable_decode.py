@@ -22,6 +22,7 @@ from .browser import serve
 
 pytestmark = pytest.mark.book
 
+CHAPTER = "notebooks/03_nsa_decoding.html"
 FIGURE = "[data-explorable=nsa_decode]"
 MEASURED = Path(__file__).parents[1] / "viz" / "decode_results"
 PICTURE = "svg.decode[role=img]"
@@ -147,6 +148,13 @@ def test_computes_what_python_computes(opened, explorable):
         drive(first, explorable.state)
         assert second.inner_html() == before  # two on a page do not meet
         assert tab.problems == []
+
+
+def test_chapter_computes_what_python_computes(tab, base):
+    tab.look(1280, "light")
+    tab.visit(f"{base}/{CHAPTER}", base)
+    drive(tab.page.locator(FIGURE), explorables.stored_state(tab.page.locator(FIGURE)))
+    assert tab.problems == []
 
 
 def test_without_a_result_file(opened, unmeasured):

@@ -38,7 +38,7 @@ def test_a_step_by_hand(state, tmp_path):
     per_us = 3.0e6  # no result file: the assumed rate
     assert found["us"]["dense"] == 8 * 65537 * token / per_us
     assert found["step_us"] == {
-        "nsa": found["bytes"]["nsa"] / per_us + 6.0,
+        "nsa": found["bytes"]["nsa"] / per_us + 4.0,
         "dense": found["bytes"]["dense"] / per_us + 4.0,
     }
     assert found["curve"]["nsa"][6] == found["step_us"]["nsa"]  # 2^10 · 2^6 tokens
