@@ -178,8 +178,8 @@ def load(path: str | Path | None = None, results_directory: str | Path | None = 
 
 def format_number(value: int | float) -> str:
     """Three significant digits, thousands separated, no exponent where a reader can do without."""
-    if isinstance(value, int) or (float(value).is_integer() and abs(value) < 1e6):
-        return f"{value:,.0f}" if abs(value) < 1e9 else f"{value:.3g}"
+    if float(value).is_integer() and abs(value) < 1e9:
+        return f"{value:,.0f}"
     if 1e-3 <= abs(value) < 1e6:
         return f"{float(f'{value:.3g}'):,.10g}"
     return f"{value:.3g}"

@@ -108,7 +108,8 @@ def test_a_measured_number_is_read_from_its_result_file(folder):
 @pytest.mark.parametrize(
     ("value", "text"),
     [(4095, "4,095"), (4.59321, "4.59"), (0.00123456, "0.00123"), (123456.7, "123,000"), (2.0, "2"), (0, "0"),
-     (1.5e-7, "1.5e-07"), (4.64e26, "4.64e+26"), (-0.5, "-0.5"), (65536.0, "65,536")],
+     (1.5e-7, "1.5e-07"), (4.64e26, "4.64e+26"), (-0.5, "-0.5"), (65536.0, "65,536"),
+     (134219776.0, "134,219,776"), (10**9, "1e+09")],
 )  # fmt: skip
 def test_numbers_are_shown_for_readers(value, text):
     assert claims.format_number(value) == text
