@@ -147,7 +147,7 @@ assert share > 0.7
 # The weights are the same for all rows, so they count at batch 1 and vanish in a large batch.
 #
 # Selected blocks and window cost the same at all these lengths.
-# All that grows is the compressed branch, and at 64k it is most of the step.
+# All that grows is the compressed branch, and at 64k it is most of a step's bytes.
 # Move length, batch, group, window and $n$, and see which part you would attack first.
 # What would a launch of 5 µs do to the ratio at batch 1?
 
@@ -305,7 +305,8 @@ for position in range(t):
     worst = max(worst, error)
 assert worst < 1e-13
 print(f"{t} steps: none differs from the full forward by 1e-13")
-print("blocks that φ got, by step:", "".join(map(str, calls)))
+print("blocks that φ got, by step:")
+print("".join(map(str, calls)))
 
 # %%
 anew = sum(tiny.num_compressed(n + 1) for n in range(t))
@@ -496,7 +497,8 @@ for count in (1, 8, 32):
 # | forced blocks | the first block and the last two | nothing |
 # | choice | the importance of each block | all pieces of the compressed keys |
 # | chosen blocks, cut into pieces | the other 13 blocks | the choice |
-# | sum, by the last part to arrive | what every part left | all parts |
+# | sum of compressed branch and window | what their parts left | their parts |
+# | sum of all, by the last to arrive | that sum, and what the other parts left | all of the above |
 #
 # Memory should be busy while a choice is made.
 # So the compressed keys of other rows and heads are read meanwhile, and windows and forced blocks, which need no choice, come when the last choices are made.
@@ -504,7 +506,7 @@ for count in (1, 8, 32):
 #
 # Importance costs no second look at the keys.
 # While scores are on the chip, their exponentials are added by selection block, with the largest score so far as their unit, and these sums are written in place of one number a key.
-# The choice is one program, and whatever follows waits for it, so it is written to be short.
+# One program makes a choice, and whatever follows waits for it, so it is written to be short.
 #
 # Several new tokens of a row are so many queries, each with programs of its own.
 # What two of them read is loaded twice, the second time from the L2 cache at best.
@@ -542,7 +544,7 @@ for stage in stages:
 #
 # Sixteen steps in one CUDA graph are timed, and a step's time is a sixteenth of that.
 # One of them completes a block in every row, so append and $\varphi$ are in it with their share.
-# The steps take turns over as many caches as it takes for the L2 cache not to hold them.
+# The steps take turns over as many caches as it takes for the L2 cache not to hold what they read.
 # Dense attention is recorded in the same way, and is the fastest of PyTorch's FlashAttention, cuDNN and memory-efficient attention {cite}`paszke2019pytorch`, in the better of two layouts; what the others took stands in the notes of the file, and storing its new token is not counted.
 # Before a step was timed, its output was compared with float64.
 #
@@ -591,6 +593,8 @@ for axes in (left, right):
 plt.show()
 
 # %% [markdown]
+# Dotted lines are what the bytes alone would give.
+#
 # Held against what we set out to reach:
 
 # %% tags=["hide-input"]
@@ -629,8 +633,8 @@ Markdown("\n".join(lines))
 # %% [markdown]
 # ### Where the rest goes
 #
-# At one length, bytes grow with the batch and the chain of launches does not.
-# So a line through the times at batch 8 and 64 has a slope, the rate at which more bytes come, and a beginning, the time that is there with no bytes at all:
+# At one length, bytes grow with the batch, and the chain has as many links.
+# So a line through the times at batch 8 and 64 has a slope, the rate at which more bytes come, and a beginning, the time that would be left with no bytes at all:
 
 # %% tags=["hide-input"]
 rest, rate = {}, {}
@@ -661,10 +665,10 @@ for stage in stages:
 # %% tags=["hide-input"]
 bytes_only = us("nsa", 8) - rest["nsa"]
 Markdown(
-    f"At batch 8, {100 * rest['nsa'] / us('nsa', 8):.0f} % of a step of NSA is there"
-    f" whatever it reads, and {100 * rest['dense'] / us('dense', 8):.0f} % of a dense"
-    f" one. Its bytes come at {rate['nsa'] / rate['dense']:.2f} times the rate of"
-    " dense attention's. With that rate and nothing else NSA would be"
+    f"At batch 8 the beginning is {100 * rest['nsa'] / us('nsa', 8):.0f} % of a step of"
+    f" NSA, and {100 * rest['dense'] / us('dense', 8):.0f} % of a dense one. NSA's"
+    f" bytes come at {rate['nsa'] / rate['dense']:.2f} times the rate of dense"
+    " attention's. With that rate and nothing else NSA would be"
     f" {us('dense', 8) / bytes_only:.3g} times as fast at batch 8, not"
     f" {time_ratio[LONGEST, 8]:.3g}."
     if rest["nsa"] > 0
@@ -674,10 +678,10 @@ Markdown(
 
 # %% [markdown]
 # The line is drawn through two of its three points, so batch 1 is the test of it.
-# Launches alone need not add up to the step: in a row, one can begin while the other ends.
+# Alone, a launch follows others of its kind; in a step the two alternate and one waits for the other, so they need not add up to it.
 #
-# Whatever is fixed, dense attention has eleven times the bytes to hide it behind.
-# That is how a ratio of bytes becomes a smaller ratio of times.
+# The same fixed time weighs eleven times as much beside the bytes of NSA as beside those of dense attention.
+# That, and bytes that come more slowly, is how a ratio of bytes becomes a smaller ratio of times.
 #
 # ```{admonition} The rule
 # :class: tip
