@@ -184,3 +184,17 @@ def test_the_hosted_cell_installs_the_corpus_of_the_course():
     from minisys.core.data import CORPUS_VERSION
 
     assert f"sympy=={CORPUS_VERSION}" == minisys_book.CORPUS
+
+
+@pytest.mark.parametrize(
+    ("module", "chapter"),
+    [
+        ("minisys.nsa.reference", "01_native_sparse_attention"),
+        ("minisys.nsa.kernels.selected", "02_nsa_kernels"),
+        ("minisys.nsa.kernels.decode_step", "03_nsa_decoding"),
+        ("minisys.nsa.cache", "03_nsa_decoding"),
+    ],
+)
+def test_a_module_leads_to_the_chapter_that_teaches_it(module, chapter):
+    assert book_api.chapter_of(module) == f"notebooks/{chapter}"
+    assert (ROOT / f"notebooks/{chapter}.ipynb").is_file()
