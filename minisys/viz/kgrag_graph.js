@@ -196,8 +196,9 @@ function drawn(asked, { graph, context, shown }) {
     cut: graph.whole.filter(({ number }) => shown.cut.includes(number)),
   };
   const rest = [...graph.ofEntity.keys()].filter((entity) => !first.has(entity));
+  // These become classes. “far” must not be one: Font Awesome, which comes with the book's theme, replaces it.
   const nodes = {
-    far: rest.filter((entity) => !reached.has(entity)),
+    beyond: rest.filter((entity) => !reached.has(entity)),
     near: rest.filter((entity) => reached.has(entity)),
     named: rest.filter((entity) => endsOf(chosen).includes(entity)),
     seed: [...first].sort((a, b) => a - b),

@@ -315,7 +315,7 @@ def drawn_paths(state: dict[str, Any], choice: dict[str, Any]) -> dict[str, str]
         "tree": edges(sorted(tree)),
         "context": edges(chosen),
         "cut": edges(sorted(cut)),
-        "far": dots(set(range(len(places))) - near),
+        "beyond": dots(set(range(len(places))) - near),
         "near": dots(near - first),
         "named": dots(named - first),
         "seed": dots(first),

@@ -191,7 +191,7 @@ def test_drawn_paths(state):
         assert drawn["cut"] == 1
         assert drawn["gold"] == sum(c in state["questions"][0]["gold"] for c in chunk)
         assert (drawn["tree"] > 0) == (method == "kg2rag-paper")
-        assert drawn["far"] == len(state["entities"]) - len(reached)
+        assert drawn["beyond"] == len(state["entities"]) - len(reached)
         assert drawn["near"] + drawn["seed"] == len(reached)
 
 
