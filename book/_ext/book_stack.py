@@ -30,7 +30,12 @@ ROWS: list[tuple[str, list[Topic]]] = [
         "Use",
         [
             Topic("GRPO", "learns by comparing its own answers", package="minisys.grpo"),
-            Topic("KG²RAG", "looks up passages along a graph", package="minisys.kgrag"),
+            Topic(
+                "KG²RAG",
+                "looks up passages along a graph",
+                "notebooks/20_kgrag_second_hop",
+                "minisys.kgrag",
+            ),
         ],
     ),
     ("Model", [Topic("Integrated model", "all the parts in one training run", package="minisys.model")]),

@@ -19,6 +19,7 @@ from .browser import serve
 
 pytestmark = pytest.mark.book
 
+CHAPTER = "notebooks/21_kgrag_organization.html"
 FIGURE = "[data-explorable=kgrag_graph]"
 HOSTILE = "</script><script>document.title = 'x'</script><img src=x onerror='alert(1)'>"
 # What the figure shows: the table, the lists, and the paths and stars of the picture.
@@ -167,6 +168,13 @@ def test_finds_what_the_package_finds(opened, explorable):
         assert tab.page.title() == "t"  # no script of a document ran
         assert tab.page.locator(f"{FIGURE} img").count() == 0
         assert tab.problems == []
+
+
+def test_chapter_finds_what_the_package_finds(tab, base):
+    tab.look(1280, "light")
+    tab.visit(f"{base}/{CHAPTER}", base)
+    drive(tab.page.locator(FIGURE), explorables.stored_state(tab.page.locator(FIGURE)))
+    assert tab.problems == []
 
 
 def test_cutting_every_edge_and_restoring(opened, explorable):
