@@ -5,8 +5,9 @@ then its script draws, and puts what it computed into ``data-computed`` as JSON.
 """
 
 import json
+from collections.abc import Callable
 
-from playwright.sync_api import ElementHandle, Locator, Page
+from playwright.sync_api import ElementHandle, Locator, Page, expect
 from playwright.sync_api import TimeoutError as PlaywrightTimeout
 
 MOST_TABS = 100  # presses of Tab after which an explorable is a trap
@@ -148,3 +149,29 @@ def operate(figure: Locator, label: str, action: list[str] | str) -> None:
     control.focus()
     for key in action:
         figure.page.keyboard.press(key)
+
+
+def drive(
+    figure: Locator,
+    state: dict,
+    steps: list[tuple],
+    compare: Callable[[Locator, dict], None],
+    picture: Callable[[str], str],
+    act: Callable = operate,
+    stays: Callable[[Locator, str], bool] = lambda figure, label: False,
+) -> None:
+    """Go through `steps`, each a label and an action: a drawing follows each, and every state is compared.
+
+    compare: holds the figure against `state`.
+    picture: selector of the drawing that the control of a label moves.
+    act: uses a control, as `operate` does.
+    stays: whether the drawing may be the same after that control was moved.
+    """
+    compare(figure, state)
+    for label, action in steps:
+        drawn = figure.locator(picture(label))
+        before, drawing = figure.get_attribute("data-computed"), drawn.inner_html()
+        act(figure, label, action)
+        expect(figure).not_to_have_attribute("data-computed", before)  # a slider may move in the next frame
+        assert drawn.inner_html() != drawing or stays(figure, label), (label, action)
+        compare(figure, state)

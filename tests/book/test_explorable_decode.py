@@ -131,14 +131,7 @@ def compare(figure: Locator, state: dict) -> None:
 
 
 def drive(figure: Locator, state: dict) -> None:
-    """Go through `STEPS`: the drawing follows each, and every number on the way is Python's."""
-    compare(figure, state)
-    for label, action in STEPS:
-        before, drawing = figure.get_attribute("data-computed"), figure.locator(PICTURE).inner_html()
-        explorables.operate(figure, label, action)
-        expect(figure).not_to_have_attribute("data-computed", before)  # a slider may move in the next frame
-        assert figure.locator(PICTURE).inner_html() != drawing, (label, action)
-        compare(figure, state)
+    explorables.drive(figure, state, STEPS, compare, lambda label: PICTURE)
 
 
 def test_computes_what_python_computes(opened, explorable):

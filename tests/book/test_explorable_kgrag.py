@@ -149,14 +149,7 @@ def in_words(state: dict, number: int) -> str:
 
 
 def drive(figure: Locator, state: dict) -> None:
-    """Go through `STEPS`: the drawing follows each, and all that is shown on the way is the package's."""
-    compare(figure, state)
-    for label, action in STEPS:
-        before, drawing = figure.get_attribute("data-computed"), figure.locator("svg.graph").inner_html()
-        do(figure, label, action)
-        expect(figure).not_to_have_attribute("data-computed", before)  # a slider may move in the next frame
-        assert figure.locator("svg.graph").inner_html() != drawing, (label, action)
-        compare(figure, state)
+    explorables.drive(figure, state, STEPS, compare, lambda label: "svg.graph", do)
 
 
 def test_finds_what_the_package_finds(opened, explorable):

@@ -16,6 +16,7 @@ from minisys.nsa.small import layer_branches, load_small
 from minisys.viz import nsa_reads
 from minisys.viz.nsa_reads import selected_blocks
 
+from . import explorables
 from .browser import new_context, open_page, serve
 from .explorables import computed, stored_state
 
@@ -55,16 +56,10 @@ STEPS = [
 
 
 def do(figure: Locator, label: str, action: list[str] | str) -> None:
-    control = figure.get_by_label(label)
-    if isinstance(action, list):
-        control.focus()
-        for key in action:
-            figure.page.keyboard.press(key)
-    elif action in ("first", "last"):
-        values = control.locator("option").evaluate_all("(options) => options.map((o) => o.value)")
-        control.select_option(values[0 if action == "first" else -1])
-    else:
-        control.select_option(action)
+    if action in ("first", "last"):
+        values = figure.get_by_label(label).locator("option").evaluate_all("(all) => all.map((o) => o.value)")
+        action = values[0 if action == "first" else -1]
+    explorables.operate(figure, label, action)
 
 
 def expected_numbers(state: dict, shown: dict) -> dict:
@@ -112,16 +107,11 @@ def compare(figure: Locator, state: dict) -> None:
 
 
 def drive(figure: Locator) -> None:
-    """Go through `STEPS`: the drawing follows each, and every number on the way is Python's."""
+    """Through `STEPS`, and back to the trained settings."""
     state = stored_state(figure)
-    compare(figure, state)
-    for label, action in STEPS:
-        drawn = figure.locator("table" if label == "Count for" else "svg.map")
-        before, drawing = figure.get_attribute("data-computed"), drawn.inner_html()
-        do(figure, label, action)
-        expect(figure).not_to_have_attribute("data-computed", before)  # a slider may move in the next frame
-        assert drawn.inner_html() != drawing, (label, action)
-        compare(figure, state)
+    explorables.drive(
+        figure, state, STEPS, compare, lambda label: "table" if label == "Count for" else "svg.map", do
+    )
     figure.get_by_role("button", name="Trained settings").press("Enter")
     assert computed(figure)["config"] == state["config"]
     compare(figure, state)
