@@ -142,11 +142,11 @@ def _dense(t: int, batch: int, sizes: Sizes, device: str) -> Case:
 
 def _nsa(t: int, batch: int, sizes: Sizes, stage: str | None = None) -> Case:
     flops, moved = _counts(t, batch, sizes)
-    append = ("append", "compression")
+    appended = moved["append"] + moved["compression"]
     parts = {
         None: (flops["nsa"], moved["nsa"]),
-        "append": (flops["φ"], sum(moved[name] for name in append)),
-        "attend": (flops["nsa"] - flops["φ"], moved["nsa"] - sum(moved[name] for name in append)),
+        "append": (flops["φ"], appended),
+        "attend": (flops["nsa"] - flops["φ"], moved["nsa"] - appended),
     }[stage]
 
     def build() -> Built:

@@ -28,6 +28,7 @@ from minisys.core.checks import check
 from minisys.nsa.cache import NSACache
 from minisys.nsa.compression import BlockCompressor
 from minisys.nsa.kernels.band import visible_keys
+from minisys.nsa.kernels.decode_parts import arrive
 from minisys.nsa.kernels.tiles import launch_options, padded, product_onto
 
 
@@ -100,9 +101,7 @@ def compress_blocks(
         local = tl.arange(0, ROWS)[:, None] * HIDDEN
         tl.store(tile + piece * (ROWS * HIDDEN) + local + column, total, mask=(column < HIDDEN)[None, :])
 
-        tl.debug_barrier()  # every warp has stored
-        arrived = tl.atomic_add(arrivals + m_tile, 1, sem="acq_rel")
-        if arrived == PIECES * COLUMN_TILES - 1:
+        if arrive(arrivals + m_tile) == PIECES * COLUMN_TILES - 1:
             tl.store(arrivals + m_tile, 0)  # for the next append
             # Two halves of the result, element i and i + D/2 of a head, which rotary positions pair.
             half = tl.arange(0, HALF_PADDED)
