@@ -306,9 +306,17 @@ class Decoder(nn.Module):
         return [block.attention.new_cache(batch, max_t) for block in self.blocks]
 
     def forward(
-        self, tokens: Int[Tensor, "b t"], *, cache: Sequence | None = None
+        self,
+        tokens: Int[Tensor, "b t"],
+        *,
+        cache: Sequence | None = None,
+        positions: Int[Tensor, " t"] | None = None,
     ) -> Float[Tensor, "b t vocab"]:
-        """Logits of the token after each token; with `cache` (from `new_cache`) `tokens` go on from it."""
+        """Logits of the token after each token; with `cache` (from `new_cache`) `tokens` go on from it.
+
+        `positions` are those after the cache's unless given, as a recorded step does, whose host no longer
+        counts.
+        """
         check_rank("tokens", tokens, "b t")
         check(tokens.numel() > 0, "tokens", f"shape {tuple(tokens.shape)}", "at least one token")
         # The range is checked on the CPU only: a GPU would have to wait for the answer.
@@ -318,8 +326,10 @@ class Decoder(nn.Module):
             check(high < self.config.vocab_size, "tokens", high, f"tokens below {self.config.vocab_size}")
         if cache is not None:
             check(len(cache) == len(self.blocks), "cache", f"{len(cache)} layers", f"{len(self.blocks)}")
-        start = cache[0].length if cache is not None else 0
-        positions = torch.arange(start, start + tokens.shape[1], device=tokens.device)
+        if positions is None:
+            start = cache[0].length if cache is not None else 0
+            positions = torch.arange(start, start + tokens.shape[1], device=tokens.device)
+        check_shape("positions", positions, (tokens.shape[1],), "t")
         x = self.embedding(tokens)
         for index, block in enumerate(self.blocks):
             x = block(x, positions, cache=None if cache is None else cache[index])

@@ -5,6 +5,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from minisys.core.checks import check, check_rank
+from minisys.core.recorded import RecordedStep, check_recordable
 
 
 def sample(
@@ -51,20 +52,36 @@ def generate(
     top_p: float | None = None,
     generator: torch.Generator | None = None,
     use_cache: bool = True,
+    cuda_graph: bool = False,
 ) -> Int[Tensor, "b total"]:
     """Continue `tokens` by `max_new_tokens`, sampled as `sample` says, and return prompt and continuation.
 
     `model` is a Decoder. Without a cache, or where an attention has none, every step reads the whole prefix
-    again. Both ways give the same tokens (up to rounding where two tokens are equally likely).
+    again. With `cuda_graph` the steps after the first token are replays of one that was recorded
+    (minisys.core.recorded), which takes a moment and pays from some ten tokens on. All ways give the same
+    tokens (up to rounding where two tokens are equally likely).
+
+    Raises:
+        ValueError: an option does not fit, or no step can be recorded with `cuda_graph`: no GPU, no cache, or
+            one that keeps its length on the host.
     """
     check_rank("tokens", tokens, "b t")
     check(max_new_tokens >= 0, "max_new_tokens", max_new_tokens, "0 or more")
     b, t = tokens.shape
     cached = use_cache and model.supports_cache and max_new_tokens > 0
     cache = model.new_cache(b, t + max_new_tokens) if cached else None
+    if cuda_graph and max_new_tokens > 0:
+        check(cache is not None, "cuda_graph", True, "False without a cache")
+        check_recordable(cache, tokens.device)
+    step = None
     for _ in range(max_new_tokens):
-        unread = tokens if cache is None else tokens[:, cache[0].length :]
-        logits = model(unread, cache=cache)[:, -1]
+        if step is not None:
+            logits = step(tokens[:, -1:])[:, -1]
+        else:
+            unread = tokens if cache is None else tokens[:, cache[0].length :]
+            logits = model(unread, cache=cache)[:, -1]
+            if cuda_graph and max_new_tokens > 1:
+                step = RecordedStep(model, cache, b)
         new = sample(logits, temperature=temperature, top_k=top_k, top_p=top_p, generator=generator)
         tokens = torch.cat([tokens, new[:, None].to(tokens.dtype)], dim=1)
     return tokens
