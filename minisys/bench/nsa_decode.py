@@ -10,8 +10,8 @@ it takes for the L2 cache not to hold what they read, up to 16 (nsa_decode_steps
 fastest of PyTorch's backends at that size, in the better of two layouts, recorded in the same way; appending
 to its cache is not counted.
 
-``first token`` rows: a small model (`FIRST_TOKEN`) reads a prompt into its cache and gives one token;
-``extra_gib`` is the memory beyond weights and prompt, the cache included.
+Rows named ``first token`` and ``next token`` are of a small model (nsa_decode_model.py); ``extra_gib`` is the
+memory beyond weights and prompt, with the first token the cache included.
 """
 
 import functools
@@ -23,6 +23,7 @@ import torch
 
 from minisys.bench.harness import Built, Case, Plan, run_plan
 from minisys.bench.nsa_decode_checks import check_decoding, check_dense_row, check_nsa_row
+from minisys.bench.nsa_decode_model import MODEL, model_cases
 from minisys.bench.nsa_decode_steps import (
     CONFIG,
     STAGES,
@@ -32,9 +33,7 @@ from minisys.bench.nsa_decode_steps import (
     fastest_dense,
 )
 from minisys.bench.nsa_problems import Sizes
-from minisys.core.decoder import Decoder, DecoderConfig
-from minisys.nsa import NativeSparseAttention
-from minisys.nsa.costs import cache_bytes, compression_flops, query_flops, sequence_flops, step_bytes
+from minisys.nsa.costs import cache_bytes, compression_flops, query_flops, step_bytes
 
 DEVICES = ("cuda", "cpu")
 SIZES = {
@@ -43,16 +42,11 @@ SIZES = {
     ("cpu", False): (Sizes(8, 2, 32, torch.float32, (1024, 4096, 16384), 300), (1, 4)),
     ("cpu", True): (Sizes(4, 2, 16, torch.float32, (128, 256), 150), (1, 2)),
 }
-# The model of the first-token rows, its prompt, and the dtype of its weights.
-FIRST_TOKEN = {
-    "cuda": (DecoderConfig(8192, 2048, 8, 32, 2, 128, 5632), 32768, torch.bfloat16),
-    "cpu": (DecoderConfig(256, 64, 2, 4, 2, 16, 128), 512, torch.float32),
-}
 COUNTED = {
     "times": f"one of {STEPS} steps in a row, one of which completes a compressed block",
     "flops": "scores and weighted values of visible keys, and φ; a multiply-add is 2",
     "bytes": "keys and values read once, the new ones written, φ's weights once a completed block",
-    "relative_error": "the last row of the batch at this size against float64 (first token: not compared)",
+    "relative_error": "the last row of the batch at this size against float64 (model: not compared)",
     "extra_gib": "GPU memory at the peak beyond the inputs; first token: beyond weights and prompt",
 }
 
@@ -76,8 +70,9 @@ def plan(device: str, *, quick: bool = False) -> Plan:
             cases += [_dense(t, batch, sizes, device), _nsa(t, batch, sizes)]
             if device == "cuda":
                 cases += [_nsa(t, batch, sizes, stage) for stage in STAGES]
-    model, prompt, dtype = FIRST_TOKEN["cpu" if quick else device]
-    cases += [_first_token(name, model, prompt, dtype, device) for name in ("dense", "nsa")]
+    model_size = "cpu" if quick else device
+    cases += model_cases(model_size, device)
+    model, prompt, dtype, _ = MODEL[model_size]
     heads = {"d_qk": sizes.head_dim, "d_v": sizes.head_dim, "hk": sizes.hk}
     element = torch.empty((), dtype=sizes.dtype).element_size()
     about = {
@@ -165,48 +160,3 @@ def _nsa(t: int, batch: int, sizes: Sizes, stage: str | None = None) -> Case:
         ours=True,
         note=None if stage is None else "one launch of a step, timed alone",
     )
-
-
-def _first_token(name: str, config: DecoderConfig, t: int, dtype: torch.dtype, device: str) -> Case:
-    """A prompt of t tokens into a new cache, and the token after it."""
-
-    def make_model() -> Decoder:
-        attention = {"attention": NativeSparseAttention} if name == "nsa" else {}
-        with torch.device(device):
-            return Decoder(config, **attention).to(dtype)
-
-    def build() -> Built:
-        model = make_model()
-
-        @torch.no_grad()
-        def first_token(inputs: dict) -> torch.Tensor:
-            cache = model.new_cache(1, t + 1)
-            return model(inputs["tokens"], cache=cache)[:, -1].argmax(dim=-1)
-
-        return Built(first_token)
-
-    def draw(generator: torch.Generator) -> dict:
-        shape, vocab = (1, t), config.vocab_size
-        return {"tokens": torch.randint(vocab, shape, generator=generator, device=generator.device)}
-
-    d, hq = config.head_dim, config.num_heads
-    flops = sequence_flops(t, CONFIG, d_qk=d, d_v=d, hq=hq)[name] * config.num_layers
-    weights = _matrix_parameters(config)
-    element = torch.empty((), dtype=dtype).element_size()
-    return Case(
-        name=name,
-        t=t,
-        direction="first token",
-        build=build,
-        draw=draw,
-        flops=flops + 2 * t * weights,
-        bytes=weights * element,
-        ours=name == "nsa",
-        note="prefill of the model in first_token_model; FLOPs and bytes of dense projections only",
-    )
-
-
-def _matrix_parameters(config: DecoderConfig) -> int:
-    """Numbers in the matrices of a dense decoder of that size; tied embeddings count once."""
-    heads = (2 * config.num_heads + 2 * config.num_kv_heads) * config.head_dim
-    return config.num_layers * config.dim * (heads + 3 * config.mlp_dim) + config.vocab_size * config.dim

@@ -96,10 +96,9 @@ def _error_of_step(q: Tensor, cache: NSACache, gates: Tensor) -> float:
     out = nsa_decode(q, cache, gates)[-1:]
     blocks = None
     if chosen_backend("auto", cache) == "triton":
-        from minisys.nsa.kernels.decode import chosen_blocks, decode_triton
+        from minisys.nsa.kernels.decode import decode_triton
 
-        keys = decode_triton(q, cache, gates, scale, None)[1]
-        blocks = with_forced(chosen_blocks(keys, cache)[-1:], row)
+        blocks = with_forced(decode_triton(q, cache, gates, scale, None)[1][-1:], row)
         best = decode_reference(clean[0], row, clean[1], scale, asked)[1]
         shared = (blocks[..., None] == best[..., None, :]).any(-1)[blocks >= 0].double().mean().item()
         if not shared >= LEAST_SHARED:

@@ -5,7 +5,15 @@ from dataclasses import replace
 import pytest
 import torch
 
-from minisys.bench import command, nsa_decode, nsa_decode_checks, nsa_decode_steps, results, timing
+from minisys.bench import (
+    command,
+    nsa_decode,
+    nsa_decode_checks,
+    nsa_decode_model,
+    nsa_decode_steps,
+    results,
+    timing,
+)
 from minisys.bench.ceilings import SIZES as CEILING_SIZES
 from minisys.bench.harness import WrongResult
 from minisys.bench.nsa_decode_steps import CONFIG, STEPS, Dense, DenseSteps, NSASteps, resident
@@ -64,7 +72,7 @@ def test_counts_of_a_step():
 def test_parameters_of_the_first_token_model():
     config = DecoderConfig(64, 32, 3, 4, 2, 8, 48)
     norms = (2 * 3 + 1) * 32
-    assert nsa_decode._matrix_parameters(config) == Decoder(config).num_parameters() - norms
+    assert nsa_decode_model.matrix_parameters(config) == Decoder(config).num_parameters() - norms
 
 
 def test_checks_pass_on_our_code_and_fail_on_a_wrong_one(monkeypatch):
@@ -106,16 +114,33 @@ def test_dense_steps_are_compared_too(head_major):
         nsa_decode_checks.check_dense_row(steps, inputs)
 
 
+@pytest.mark.parametrize("attention", nsa_decode_model.ATTENTIONS)
+def test_model_steps_go_on_from_a_full_cache_and_start_again(attention):
+    config = DecoderConfig(32, 16, 2, 2, 1, 8, 16)
+    model = nsa_decode_model.make_model(attention, config, torch.float32, "cpu")
+    steps = nsa_decode_model.ModelSteps(model, 2, 96)
+    seen = []
+    model.register_forward_hook(lambda module, given, out: seen.append(out))
+    for _ in range(2):
+        steps.run(steps.prepare({"tokens": torch.tensor([[3], [5]])}))
+        assert [layer.length for layer in steps.cache] == [96, 96]
+    first, second = seen[:STEPS], seen[STEPS:]
+    assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+    assert first[0].isfinite().all()
+
+
 def test_a_tiny_run(tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(nsa_decode.SIZES, ("cpu", True), (TINY, (1, 2)))
-    model = (DecoderConfig(32, 16, 1, 2, 1, 8, 16), 64, torch.float32)
-    monkeypatch.setitem(nsa_decode.FIRST_TOKEN, "cpu", model)
+    model = (DecoderConfig(32, 16, 1, 2, 1, 8, 16), 64, torch.float32, (1, 2))
+    monkeypatch.setitem(nsa_decode_model.MODEL, "cpu", model)
     monkeypatch.setitem(CEILING_SIZES, ("cpu", True), (2**16, 32, torch.float32))
     monkeypatch.setattr(timing, "MOST_REPEATS", 5)
     assert command.bench("nsa-decode", quick=True, device="cpu", out=tmp_path) == 0
     rows = {(row["case"], row["direction"]): row for row in results.rows("nsa-decode-quick", tmp_path)}
     names = [(case, f"batch {batch}") for batch in (1, 2) for case in ("dense", "nsa")]
-    assert set(rows) == {*names, ("dense", "first token"), ("nsa", "first token")}
+    of_model = ("first token", "next token, batch 1", "next token, batch 2")
+    names += [(case, direction) for direction in of_model for case in ("dense", "nsa")]
+    assert set(rows) == set(names)
     for row in rows.values():
         assert row["median_ms"] > 0
         assert row["times_baseline"] > 0

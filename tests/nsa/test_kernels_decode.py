@@ -1,13 +1,16 @@
 """The decoding kernels against float64: append with φ, the choice of blocks, the three branches."""
 
 import copy
+import functools
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from minisys.nsa import NSAConfig, nsa_decode
+from minisys.core.decoder import Decoder, DecoderConfig, generate
+from minisys.core.recorded import RecordedStep
+from minisys.nsa import NativeSparseAttention, NSAConfig, nsa_decode
 from minisys.nsa.decoding import decode_reference, query_positions
 from minisys.nsa.reference import attention_weights, block_overlap
 
@@ -16,8 +19,8 @@ from .cache_cases import CONFIGS, Problem
 from .kernel_cases import DEVICE, INTERPRETED, WHOLE, error
 
 from minisys.nsa.kernels import decode  # isort: skip  (skipped without Triton)
-from minisys.nsa.kernels.decode import chosen_blocks, decode_triton  # isort: skip
-from minisys.nsa.kernels.decode_step import what_to_do  # isort: skip
+from minisys.nsa.kernels.decode import decode_triton  # isort: skip
+from minisys.nsa.kernels.decode_step import what_to_do, what_to_do_in_one_group  # isort: skip
 import triton  # isort: skip
 import triton.language as tl  # isort: skip
 
@@ -30,12 +33,6 @@ by_config = pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS.keys
 @pytest.fixture(autouse=True)
 def _poisoned(monkeypatch):
     cases.poison(monkeypatch)
-
-
-def step_of(q, cache, gates, scale, counts=None, **cuts):
-    """Output of a step, and the blocks that it chose beside the forced ones."""
-    out, keys = decode_triton(q, cache, gates, scale, counts, **cuts)
-    return out, chosen_blocks(keys, cache)
 
 
 def problem_of(config, **options):
@@ -80,7 +77,7 @@ def check_step(cache, q, gates, scale, counts=None, tolerance=None, **cuts):
     """Compare one step with float64 on what the cache holds; returns the output."""
     config, dtype = cache.config, q.dtype
     asked = [q.shape[1]] * cache.batch if counts is None else counts
-    out, chosen = step_of(q, cache, gates, scale, counts, **cuts)
+    out, chosen = decode_triton(q, cache, gates, scale, counts, **cuts)
     positions = query_positions(cache, q.shape[1], asked)
     blocks = all_blocks(chosen, positions, config)
     clean = lambda x: x.double().nan_to_num()
@@ -197,54 +194,58 @@ def test_however_the_work_is_cut(splits, window_parts, chosen_parts):
     cuts = {"SPLITS": splits, "WINDOW_PARTS": window_parts, "CHOSEN_PARTS": chosen_parts}
     out = check_step(cache, q, gates, problem.scale, **cuts)
     assert torch.equal(out, check_step(cache, q, gates, problem.scale, **cuts))  # counters are back at zero
+    assert error(check_step(cache, q, gates, problem.scale, **cuts, KEYS_FIRST=False), out) < 1e-6
 
 
 @triton.jit
-def list_programs(out, pairs, SPLITS: tl.constexpr, WINDOW_PARTS: tl.constexpr, CHOSEN_PARTS: tl.constexpr,
-                  WAVE: tl.constexpr):  # fmt: skip
+def list_programs(out, pairs, SPLITS: tl.constexpr, WINDOW_PARTS: tl.constexpr, CHOICES: tl.constexpr,
+                  CHOSEN_PARTS: tl.constexpr, WAVE: tl.constexpr, KEYS_FIRST: tl.constexpr):  # fmt: skip
     program = tl.program_id(0)
-    pair, part = what_to_do(program, pairs, SPLITS, WINDOW_PARTS, CHOSEN_PARTS, WAVE)
+    if KEYS_FIRST:
+        pair, part = what_to_do_in_one_group(program, pairs, SPLITS, WINDOW_PARTS, CHOICES, CHOSEN_PARTS)
+    else:
+        pair, part = what_to_do(program, pairs, SPLITS, WINDOW_PARTS, CHOICES, CHOSEN_PARTS, WAVE)
     tl.store(out + 2 * program, pair)
     tl.store(out + 2 * program + 1, part)
 
 
 @pytest.mark.parametrize(
-    ("pairs", "splits", "window", "chosen", "wave"),
-    [(4, 2, 1, 2, 2), (5, 3, 2, 4, 2), (3, 1, 1, 1, 3), (7, 2, 1, 3, 4), (6, 2, 2, 2, 1), (1, 1, 1, 1, 8)],
-)
-def test_every_program_waits_for_earlier_ones_only(pairs, splits, window, chosen, wave):
+    ("pairs", "splits", "window", "choices", "chosen", "wave"),
+    [
+        (4, 2, 1, 1, 2, 2), (5, 3, 2, 2, 4, 2), (3, 1, 1, 1, 1, 3), (7, 2, 1, 3, 3, 4), (6, 2, 2, 1, 2, 1),
+        (1, 1, 1, 1, 1, 8), (4, 2, 1, 1, 2, None), (1, 1, 1, 1, 1, None), (5, 3, 2, 4, 5, None),
+    ],
+)  # fmt: skip
+def test_every_program_waits_for_earlier_ones_only(pairs, splits, window, choices, chosen, wave):
     """Else a GPU full of programs that wait would wait for ever."""
-    parts = splits + window + 3 + chosen
+    parts = splits + window + 1 + choices + 1 + chosen
+    one_group = wave is None
+    wave = wave or pairs
     programs = -(-pairs // wave) * wave * parts
     out = torch.full((programs, 2), -1, dtype=torch.int32, device=DEVICE)
-    list_programs[(programs,)](out, pairs, splits, window, chosen, wave)
+    list_programs[(programs,)](out, pairs, splits, window, choices, chosen, wave, one_group)
     order = [(pair, part) for pair, part in out.tolist() if pair < pairs]
     assert sorted(order) == [(pair, part) for pair in range(pairs) for part in range(parts)]
     at = {job: i for i, job in enumerate(order)}
     forced = splits + window
     for pair in range(pairs):
-        choice, total = at[pair, forced + 1], at[pair, forced + 2]
-        assert max(at[pair, part] for part in range(splits)) < choice
-        assert max(at[pair, part] for part in range(forced)) < total
-        assert choice < min(at[pair, part] for part in range(forced + 3, parts))
+        choice = [at[pair, forced + 1 + i] for i in range(choices)]
+        total, first = at[pair, forced + 1 + choices], forced + 2 + choices
+        assert max(at[pair, part] for part in range(splits)) < min(choice)
+        assert max(at[pair, part] for part in range(splits)) < total
+        assert max(choice) < min(at[pair, part] for part in range(first, parts))
 
 
-@pytest.mark.parametrize("options", [{"WARPS": 1, "INNER": 1}, {"WARPS": 2, "INNER": 1}], ids=str)
-def test_a_choice_among_more_blocks_than_are_looked_at_together(monkeypatch, options):
-    """150 blocks, in chunks of 32 or 64, whose lists are merged."""
-    monkeypatch.setattr(decode, "choice_options", lambda *sizes: options)
-    problem = problem_of(NSAConfig(2, 1, 2, top_n=9), batch=1, t=300, hq=2, hk=1)
-    cache = filled(problem, [300])
-    _, q, gates = problem.new([298], 2)
-    check_step(cache, q, gates, problem.scale)
-
-
-def test_a_choice_by_several_warps():
-    """300 blocks: each warp has its own, and their lists are ranked."""
-    problem = problem_of(NSAConfig(2, 1, 2, top_n=9), batch=1, t=600, hq=2, hk=1)
-    cache = filled(problem, [600])
-    _, q, gates = problem.new([598], 2)
-    check_step(cache, q, gates, problem.scale)
+@pytest.mark.parametrize("t", [300, 1200])
+@pytest.mark.parametrize("choices", [1, 3])
+def test_a_choice_among_more_blocks_than_are_looked_at_together(choices, t):
+    """150 blocks in one chunk, 600 in three, whose lists are merged; and one warp's list has all the best."""
+    problem = problem_of(NSAConfig(2, 1, 2, top_n=9), batch=1, t=t, hq=2, hk=1)
+    cache = filled(problem, [t])
+    _, q, gates = problem.new([t - 2], 2)
+    check_step(cache, q, gates, problem.scale, CHOICES=choices)
+    cache.k_cmp[0, 0, 40:80:4] = 4 * q[0, 0, 0]
+    check_step(cache, q, gates, problem.scale, CHOICES=choices)
 
 
 @pytest.mark.parametrize("length", [63, 64, 65, 72])
@@ -263,7 +264,7 @@ def test_ties_go_to_the_earlier_block():
     problem = problem_of(config, batch=1, t=64, hq=2, hk=1)
     cache = filled(problem, [64])
     _, q, gates = problem.new([63], 1)
-    chosen = step_of(torch.zeros_like(q), cache, gates, problem.scale)[1]
+    chosen = decode_triton(torch.zeros_like(q), cache, gates, problem.scale, None)[1]
     assert chosen.flatten().tolist() == [1, 2]
     assert (
         cases.error(
@@ -312,7 +313,7 @@ def test_what_the_query_does_not_read_may_be_anything():
     problem = problem_of(CONFIGS["small"], batch=1, t=64, hk=1, hq=2)
     cache = filled(problem, [57], capacity=70)
     _, q, gates = problem.new([56], 1)
-    out, chosen = step_of(q, cache, gates, problem.scale)
+    out, chosen = decode_triton(q, cache, gates, problem.scale, None)
     read = all_blocks(chosen, torch.tensor([[56]], device=DEVICE), problem.config)
     token = torch.arange(70, device=DEVICE)
     unread = ~torch.isin(token // 8, read) | (token > 56)
@@ -423,6 +424,36 @@ def test_a_recorded_step_replays_while_rows_grow(batch):
 
 
 @pytest.mark.gpu
+def test_generation_by_replays_is_generation():
+    """The whole decoder, over the ends of several strides and blocks; and a second prompt with it."""
+    config = DecoderConfig(vocab_size=97, dim=256, num_layers=2, num_heads=32, num_kv_heads=2, head_dim=64)
+    attention = functools.partial(NativeSparseAttention, config=NSAConfig(top_n=6, window=128))
+    model = Decoder(config, attention=attention, generator=torch.Generator().manual_seed(0))
+    model = model.to(DEVICE, torch.bfloat16).eval()
+    prompt = torch.randint(97, (2, 500), device=DEVICE)
+    step = lambda tokens, cache: model(tokens, cache=cache)[:, -1].argmax(-1, keepdim=True)
+    for start in (500, 333):
+        plain, replayed = model.new_cache(2, 700), model.new_cache(2, 700)
+        with torch.no_grad():
+            new = step(prompt[:, :start], plain)
+            assert torch.equal(new, step(prompt[:, :start], replayed))
+            recorded = RecordedStep(model, replayed, 2)
+            assert replayed[0].lengths.tolist() == [start] * 2
+            for _ in range(150):
+                expected = model(new, cache=plain)
+                assert torch.equal(recorded(new), expected)
+                new = expected[:, -1].argmax(-1, keepdim=True)
+        assert [layer.length for layer in replayed] == [layer.length for layer in plain]
+        for name in STORED:
+            assert torch.equal(getattr(replayed[1], name), getattr(plain[1], name)), name
+    assert len(generate(model, prompt, 3, cuda_graph=True)[0]) == 503
+    for layer in replayed:
+        layer.replayed(700 - layer.length)
+    with pytest.raises(ValueError, match="cache: got 701 tokens"):
+        recorded(new)
+
+
+@pytest.mark.gpu
 @pytest.mark.parametrize(
     ("batch", "t"), [(1, 8192), (8, 65536), (66, 65536), (1, 300_000)],
     ids=["8k", "64k", "more than 2^31 numbers", "300k"],
@@ -444,7 +475,7 @@ def test_at_the_size_of_models(batch, t):
     last = batch - 1
     assert torch.equal(cache.k_slc[last, :, t + 1], new["k_slc"][last, 0])
     q, gates = draw(batch, 2, 64, 128), draw(batch, 2, 64, 3).sigmoid()
-    out, chosen = step_of(q, cache, gates, 128**-0.5)
+    out, chosen = decode_triton(q, cache, gates, 128**-0.5, None)
     one = copy.copy(cache)  # the last row, whose numbers lie behind 2^31
     one.batch, one.lengths, one._lengths = 1, cache.lengths[-1:], cache.row_lengths[-1:]
     for name in STORED:

@@ -10,7 +10,8 @@ it ends, and waits for its end on the GPU.
 Several new tokens of a row are so many queries with lengths of their own over the same row of the cache.
 
 Scratch memory of a step, in numbers of 4 bytes: for each (query, query head) a numerator of d_v for every
-part, and one for every selection block; with 64 heads and 65,536 tokens 0.5 MiB for each row of the batch.
+part, and one for every selection block; with 64 heads and 65,536 tokens 0.6 MiB for each row of the batch. In
+small batches also a weight for every compressed key, another 0.5 MiB.
 """
 
 import functools
@@ -22,9 +23,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from minisys.nsa.cache import NSACache
-from minisys.nsa.kernels.decode_choose import choice_options, numbers_of_keys
+from minisys.nsa.kernels.decode_choose import chunk_of
 from minisys.nsa.kernels.decode_step import step_kernel
-from minisys.nsa.kernels.importance import LANES
 from minisys.nsa.kernels.tiles import (
     DTYPES,
     INTERPRETED,
@@ -67,20 +67,21 @@ def scan_keys(cache: NSACache) -> int:
     return max(per_block, 32 if cache.dtype == torch.float32 else 64)
 
 
-def cut(pairs: int, most_tiles: int, free: int, processors: int) -> dict[str, int]:
-    """Into how many programs the compressed keys, the window and the chosen blocks of a pair are cut, and how
+def cut(pairs: int, most_tiles: int, chunks: int, free: int, processors: int) -> dict[str, int]:
+    """Into how many programs compressed keys, window, choice and chosen blocks of a pair are cut, and how
     many pairs choose while the next ones read (measured on one H100: benchmarks/nsa_decode_log.md).
 
     Enough that every processor has work; but each part costs a numerator that is written and read again.
     Pieces of the compressed keys are of one size, in tiles, when a row is full.
     """
     wanted = max(1, 4 * processors // pairs)
-    splits = min(wanted, most_tiles, MAX_SPLITS)
+    splits = min(max(2, wanted // 2), most_tiles, MAX_SPLITS)
     splits = triton.cdiv(most_tiles, triton.cdiv(most_tiles, splits))
     return {
         "SPLITS": splits,
         "WINDOW_PARTS": 2 if wanted >= 8 else 1,
-        "CHOSEN_PARTS": max(1, triton.cdiv(free, 2 if wanted >= 8 else 4)),
+        "CHOICES": max(1, min(chunks, wanted // 4)),
+        "CHOSEN_PARTS": max(1, triton.cdiv(free, 3 if wanted >= 8 else 7)),
         "WAVE": max(1, min(pairs, 2 * processors // splits)),
     }
 
@@ -90,19 +91,15 @@ def processors_of(device: torch.device) -> int:
     return 4 if INTERPRETED else torch.cuda.get_device_properties(device).multi_processor_count
 
 
-def decode_triton(
+def step_arguments(
     q: Float[Tensor, "b t hq d_qk"],
     cache: NSACache,
     gates: Float[Tensor, "b t hq 3"],
     scale: float,
     counts: Sequence[int] | None,
     **cuts: int,
-) -> tuple[Float[Tensor, "b t hq d_v"], Tensor]:
-    """(out, keys) of a step; arguments are checked by `nsa_decode`.
-
-    `chosen_blocks` makes numbers of the keys ``[b, t, hk, n - forced or more]``. `cuts` replaces some of the
-    numbers of `cut`, for measurements, and options of the launch.
-    """
+) -> tuple[int, dict]:
+    """Number of programs and arguments of `step_kernel`, by name. Allocates ``out`` and ``chosen``."""
     b, t, hq, d_qk = q.shape
     hk, d_v, config, device = cache.num_kv_heads, cache.d_v, cache.config, cache.device
     pairs, group = b * t * hk, hq // hk
@@ -113,50 +110,74 @@ def decode_triton(
     tiles = max(1, triton.cdiv(config.num_compressed(cache.capacity), tile_blocks * per_block))
     forced = config.initial_blocks + config.local_blocks
     free = config.top_n - forced
-    listed = triton.next_power_of_2(max(1, free))
     blocks = config.num_selectable(cache.capacity)
-    choice = choice_options(blocks, tile_blocks)
-    chunks = triton.cdiv(blocks, choice["WARPS"] * choice["INNER"] * LANES.value)
-    cuts = cut(pairs, tiles, free, processors_of(device)) | cuts
-    splits, window_parts, chosen_parts = (cuts[x] for x in ("SPLITS", "WINDOW_PARTS", "CHOSEN_PARTS"))
-    programs = triton.cdiv(pairs, cuts["WAVE"]) * cuts["WAVE"] * (splits + window_parts + 3 + chosen_parts)
+    chunk = chunk_of(blocks, tile_blocks)
+    chunks = triton.cdiv(blocks, chunk)
+    cuts = cut(pairs, tiles, chunks, free, processors_of(device)) | cuts
+    cuts = {"KEYS_FIRST": cuts["WAVE"] >= pairs} | cuts  # only where all pairs are one group
+    splits, window_parts, choices, chosen_parts, wave = (
+        cuts[name] for name in ("SPLITS", "WINDOW_PARTS", "CHOICES", "CHOSEN_PARTS", "WAVE")
+    )
+    slots = pairs if cuts["KEYS_FIRST"] else triton.cdiv(pairs, wave) * wave
+    programs = slots * (splits + window_parts + 1 + choices + 1 + chosen_parts)
     parts = splits + window_parts + 1 + chosen_parts
 
     empty = lambda *size, dtype=torch.float32: torch.empty(size, dtype=dtype, device=device)
-    out, chosen = empty(b, t, hq, d_v, dtype=q.dtype), empty(b, t, hk, listed, dtype=torch.int64)
-    partial, stats = empty(pairs, parts, group, d_v), empty(pairs, parts, 2, group)
-    tile_max, credits = empty(pairs, group, tiles), empty(pairs, group, tiles, tile_blocks)
-    spills, base = empty(pairs, group, tiles, max(1, extra)), empty(pairs, group, d_v)
-    carried = empty(pairs, tiles, max(1, extra))
-    lists = empty(pairs, chunks, choice["WARPS"], listed, dtype=torch.int64)
-    device_counts = cache.lengths if counts is None else cache.lengths.new_tensor(counts)
-    options = launch_options(device) | {
-        "num_warps": 4, "num_stages": 1 if cache.dtype == torch.float32 else 3
+    arguments = {
+        "q": q, "gates": gates.contiguous(), "lengths": cache.lengths,
+        "counts": cache.lengths if counts is None else cache.lengths.new_tensor(counts),
+        **{name: getattr(cache, name) for name in ("k_cmp", "v_cmp", "k_slc", "v_slc", "k_win", "v_win")},
+        "out": empty(b, t, hq, d_v, dtype=q.dtype), "chosen": empty(b, t, hk, free, dtype=torch.int32),
+        "partial": empty(pairs, parts, group, d_v), "stats": empty(pairs, parts, 2, group),
+        "tile_max": empty(pairs, group, tiles), "credits": empty(pairs, group, tiles, tile_blocks),
+        "spills": empty(pairs, group, tiles, max(1, extra)), "base": empty(pairs, group, d_v),
+        "kept": empty(pairs if cuts["KEYS_FIRST"] else 0, tiles, group, keys, dtype=q.dtype),
+        "bits": empty(pairs, chunks, chunk, dtype=torch.int32),
+        "lists": empty(pairs, 2, chunks, free, dtype=torch.int32),
+        "counters": cache.counter("step", 4 * pairs),
+        "scale_log2": scale * LOG2_E, "pairs": pairs, "t": t,
+        "hk": hk, "capacity": cache.capacity, "cmp_capacity": cache.k_cmp.shape[2], "tiles": tiles,
+        "most_chunks": chunks,
+        "D_QK": d_qk, "D_V": d_v, "D_QK_PADDED": padded(d_qk), "D_V_PADDED": padded(d_v), "GROUP": group,
+        "ROWS": padded(group), "HAS_COUNTS": counts is not None, "SPAN": config.compress_block,
+        "STRIDE": config.compress_stride, "SELECT_BLOCK": config.select_block,
+        "INITIAL": config.initial_blocks, "LOCAL": config.local_blocks, "FREE": free,
+        "WINDOW": config.window, "RING": cache.k_win.shape[2], "KEYS": keys,
+        "PER_BLOCK": triton.next_power_of_2(per_block), "TILE_BLOCKS": tile_blocks, "EXTRA": extra,
+        "OVERLAPS": padded(tile_blocks + extra),
+        "CHUNK": chunk, "MERGED": max(64, min(256, triton.next_power_of_2(chunks * free))),
+        "SLOTS": max(32, triton.next_power_of_2(free)),
+        "LISTED": triton.next_power_of_2(max(1, forced, triton.cdiv(free, chosen_parts))),
     }  # fmt: skip
-    with torch.cuda.device_of(q):  # Triton launches on the current device
-        step_kernel[(programs,)](
-            q, cache.k_cmp, cache.v_cmp, cache.k_slc, cache.v_slc, cache.k_win, cache.v_win,
-            gates.contiguous(), cache.lengths, device_counts, partial, stats, tile_max, credits, spills,
-            carried, lists, chosen, base, out, cache.counter("step", 4 * pairs), scale * LOG2_E, pairs, t, hk,
-            cache.capacity, cache.k_cmp.shape[2], tiles,
-            D_QK=d_qk, D_V=d_v, D_QK_PADDED=padded(d_qk), D_V_PADDED=padded(d_v), GROUP=group,
-            ROWS=padded(group), HAS_COUNTS=counts is not None, SPAN=config.compress_block,
-            STRIDE=config.compress_stride, SELECT_BLOCK=config.select_block, INITIAL=config.initial_blocks,
-            LOCAL=config.local_blocks, FREE=free, WINDOW=config.window, RING=cache.k_win.shape[2], KEYS=keys,
-            PER_BLOCK=triton.next_power_of_2(per_block), TILE_BLOCKS=tile_blocks, EXTRA=extra,
-            OVERLAPS=padded(tile_blocks + extra), SPLITS_PADDED=triton.next_power_of_2(splits),
-            MOST_CHUNKS=chunks, N_PADDED=listed,
-            LISTED=triton.next_power_of_2(max(1, forced, triton.cdiv(free, chosen_parts))),
-            **choice, **{**options, **cuts},
-        )  # fmt: skip
-    return out, chosen
+    return programs, arguments | _options(cache, cuts["KEYS_FIRST"]) | cuts
 
 
-def chosen_blocks(keys: Tensor, cache: NSACache) -> Int[Tensor, "b t hk free"]:
-    """int32 numbers of the blocks that a step chose beside the forced ones, by falling importance.
+def _options(cache: NSACache, keys_first: bool) -> dict[str, int | bool]:
+    """Warps, registers of a thread, and how many tiles of each loop are under way, the one in use included.
 
-    -1 where there are fewer. `keys` is what `decode_triton` returns with the output.
+    Of heads of 128 in 16 bits three programs fit on a Hopper multiprocessor: all pieces of a group and their
+    choices run at once. What is under way makes every other read wait, so values are fewer than keys.
     """
-    config = cache.config
-    free = config.top_n - config.initial_blocks - config.local_blocks
-    return numbers_of_keys(keys[..., :free])
+    depths = {"num_stages": 3, "KEY_DEPTH": 4 if keys_first else 3, "VALUE_DEPTH": 3}
+    if cache.dtype == torch.float32:
+        depths = dict.fromkeys(depths, 1)
+    return {"num_warps": 4, "maxnreg": 168} | depths | launch_options(cache.device)
+
+
+def decode_triton(
+    q: Float[Tensor, "b t hq d_qk"],
+    cache: NSACache,
+    gates: Float[Tensor, "b t hq 3"],
+    scale: float,
+    counts: Sequence[int] | None,
+    **cuts: int,
+) -> tuple[Float[Tensor, "b t hq d_v"], Int[Tensor, "b t hk free"]]:
+    """Output of a step, and the blocks that it chose beside the forced ones.
+
+    The latter int32, by falling importance, -1 where there are fewer. Arguments are checked by `nsa_decode`.
+    `cuts` replaces some of the numbers of `cut`, for measurements, and options of the launch.
+    """
+    programs, arguments = step_arguments(q, cache, gates, scale, counts, **cuts)
+    with torch.cuda.device_of(q):  # Triton launches on the current device
+        step_kernel[(programs,)](**arguments)
+    return arguments["out"], arguments["chosen"]

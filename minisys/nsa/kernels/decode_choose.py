@@ -1,204 +1,207 @@
 """Which blocks a query reads: importance out of the credits of decode_step.py, and the choice.
 
-One program a pair, while everything else of its step waits, so it is written to be short: four warps, no
-reduction across them, few barriers.
+Everything else of a step waits for it, so it is a short chain of dependent reads.
 
-* Blocks are taken in chunks of WARPS · INNER · 32. A lane holds INNER of them, a warp INNER · 32. Each warp
-  finds the n best of its own in n rounds: the largest of a lane's numbers in registers, of a warp's in one
-  instruction.
-* The lists of the warps, n each, need no rounds. A block's place in the order is the number of blocks that
-  are more important; all these comparisons are independent, and whoever has a place below n writes itself
-  there. Places are distinct as long as no two keys are equal. So a key is the importance, as the bits of a
-  float that is not negative, which order as it does, followed by the block's number: ties go to the earlier.
-* Up to 256 blocks all warps do the same, and no lists are needed.
+* Blocks are taken in chunks of `CHUNK`, `CHOICES` programs a pair. Everything that a chunk needs is loaded
+  at once: units, credits and spills of all heads, and the sums of the parts, which give the denominators.
+* The best of a chunk are found in n rounds: the largest of a lane's numbers in registers, of a warp's in one
+  instruction. All four warps do the same, so no round waits for another warp. Ties go to the earlier block.
+* The lists of the chunks are merged in the same way: by the one program of a pair that has them all, or where
+  several share the chunks by everyone who reads chosen blocks.
 """
 
 from typing import no_type_check
 
-import torch
 import triton
 import triton.language as tl
-from torch import Tensor
 
-from minisys.nsa.kernels.decode_parts import max_and_total
+from minisys.nsa.kernels.decode_parts import load_stats, log2_total, signal
 from minisys.nsa.kernels.importance import LANES, NONE
 
+MOST_BLOCKS = 8 * LANES.value  # of a chunk: eight for each lane
 
-def choice_options(blocks: int, tile_blocks: int) -> dict[str, int]:
-    """WARPS that look at blocks of their own and INNER, the blocks of a lane, for rows of `blocks` blocks.
 
-    Together they look at whole tiles, of `tile_blocks` blocks.
+def chunk_of(blocks: int, tile_blocks: int) -> int:
+    """Blocks of a chunk, for rows of `blocks` blocks and tiles of `tile_blocks`: a power of two.
+
+    Two a lane or more: with one, Triton 3.6 does not come to an end.
     """
-    if blocks <= 8 * LANES.value:
-        inner = triton.cdiv(max(blocks, tile_blocks), LANES.value)
-        return {"WARPS": 1, "INNER": triton.next_power_of_2(inner)}
-    return {"WARPS": 4, "INNER": min(8, triton.next_power_of_2(triton.cdiv(blocks, 4 * LANES.value)))}
+    return max(2 * LANES.value, tile_blocks, min(MOST_BLOCKS, triton.next_power_of_2(blocks)))
 
 
 @triton.jit
 @no_type_check
-def larger(keys, others):
-    """How many of `others` [n] are larger than each of `keys` [m]."""
-    return tl.sum((others[None, :] > keys[:, None]).to(tl.int32), axis=1)
+def importance_bits(stats, tile_max, credits, spills, pair, first_tile, tiles, used_tiles, end, scale_log2,
+                    SPLITS: tl.constexpr, PARTS: tl.constexpr,
+                    GROUP: tl.constexpr, ROWS: tl.constexpr, TILES: tl.constexpr, TILE_BLOCKS: tl.constexpr,
+                    EXTRA: tl.constexpr, INITIAL: tl.constexpr):  # fmt: skip
+    """Importance of the blocks of TILES tiles, as bits [TILES, TILE_BLOCKS]; -1 for those not to choose.
 
-
-@triton.jit
-@no_type_check
-def numbers_of(keys):
-    """Block numbers of keys."""
-    return (keys & NONE).to(tl.int32) ^ NONE
-
-
-def numbers_of_keys(keys: Tensor) -> Tensor:
-    """The same in PyTorch; -1 for a key that stands for no block."""
-    return torch.where(keys >= 0, (keys & NONE.value) ^ NONE.value, -1).to(torch.int32)
-
-
-@triton.jit
-@no_type_check
-def prepare_tiles(stats, tile_max, spills, carried, pair, first_tile, tiles, used_tiles, scale_log2,
-                  SPLITS: tl.constexpr, SPLITS_PADDED: tl.constexpr, PARTS: tl.constexpr, GROUP: tl.constexpr,
-                  ROWS: tl.constexpr, TILES: tl.constexpr, EXTRA: tl.constexpr):  # fmt: skip
-    """Turn the units of TILES tiles into factors, in place, and add up the group's spills of each tile."""
+    The bits of a float that is not negative order as it does. A block may be chosen from INITIAL up to `end`.
+    Equations 8 to 10 of arXiv 2502.11089.
+    """
     tile = first_tile + tl.arange(0, TILES)
+    local = tl.arange(0, TILE_BLOCKS)
     head = tl.arange(0, ROWS)[:, None]
     row = (pair * GROUP + head) * tiles + tile[None, :]
     known = (head < GROUP) & (tile < used_tiles)[None, :]
+    after = (head < GROUP) & ((tile > 0) & (tile <= used_tiles))[None, :]  # a tile has one before it
+    # All loads first, those of `load_stats` too: nothing in between waits.
+    places = row[:, :, None] * TILE_BLOCKS + local[None, None, :]
+    credit = tl.load(credits + places, mask=known[:, :, None], other=0.0)
     unit = tl.load(tile_max + row, mask=known, other=-float("inf"))
-    top, total = max_and_total(stats, pair * PARTS, scale_log2, SPLITS, SPLITS_PADDED, GROUP, ROWS)
-    lse = tl.where(total > 0.0, top + tl.log2(tl.where(total > 0.0, total, 1.0)), float("inf"))
-    factor = tl.exp2(unit * scale_log2 - lse[:, None])
-    tl.store(tile_max + row, factor, mask=known)
-    for i in tl.static_range(EXTRA):
-        spill = tl.load(spills + row * EXTRA + i, mask=known, other=0.0)
-        total = tl.sum(factor * spill, axis=0)
-        tl.store(carried + (pair * tiles + tile) * EXTRA + i, total, mask=tile < used_tiles)
+    if EXTRA > 0:
+        unit_before = tl.load(tile_max + row - 1, mask=after, other=-float("inf"))
+        spilled = ()
+        for i in tl.static_range(EXTRA):
+            spill = tl.load(spills + (row - 1) * EXTRA + i, mask=after, other=0.0)
+            spilled = spilled + (spill,)  # noqa: RUF005 (Triton does not know *)
+    maxima, sums = load_stats(stats, pair * PARTS, scale_log2, SPLITS, GROUP, ROWS)
+    lse = log2_total(maxima, sums)[:, None]
+    factor = tl.exp2(unit * scale_log2 - lse)
+    importance = tl.sum(factor[:, :, None] * credit, axis=0)
+    if EXTRA > 0:  # what the tile before credits to the first blocks of this one
+        factor = tl.exp2(unit_before * scale_log2 - lse)
+        for i in tl.static_range(EXTRA):
+            carried = tl.sum(factor * spilled[i], axis=0)
+            importance += tl.where(local[None, :] == i, carried[:, None], 0.0)
+    block = tile[:, None] * TILE_BLOCKS + local[None, :]
+    return tl.where((block >= INITIAL) & (block < end), importance.to(tl.int32, bitcast=True), -1)
 
 
 @triton.jit
 @no_type_check
-def best_of_warps(factors, credits, carried, pair, first_tile, tiles, used_tiles, end, GROUP: tl.constexpr,
-                  TILE_BLOCKS: tl.constexpr, EXTRA: tl.constexpr, INITIAL: tl.constexpr, FREE: tl.constexpr,
-                  N_PADDED: tl.constexpr, WARPS: tl.constexpr, INNER: tl.constexpr):  # fmt: skip
-    """Importance (as bits) and numbers [WARPS, N_PADDED] of each warp's best blocks, -1 for none.
+def best_of_chunk(bits, first_block, FREE: tl.constexpr, SLOTS: tl.constexpr, INNER: tl.constexpr):
+    """The FREE largest of ``[INNER · LANES]`` at `bits` and their block numbers, both [1, SLOTS].
 
-    A block may be chosen from INITIAL up to `end`. Equations 8 to 10 of arXiv 2502.11089.
+    -1 where there are fewer that are not negative.
     """
-    warp = tl.arange(0, WARPS)[:, None]
-    lane = tl.arange(0, LANES)[None, :]
-    first = warp * (INNER * LANES) + lane + first_tile * TILE_BLOCKS
-    importance = ()
-    for inner in tl.static_range(INNER):
-        block = first + inner * LANES
-        tile = block // TILE_BLOCKS
-        local = block % TILE_BLOCKS
-        found = tl.full([WARPS, LANES], 0.0, tl.float32)
-        if EXTRA > 0:  # what the tile before credits to the first blocks of this one
-            place = (pair * tiles + tile - 1) * EXTRA + local
-            known = (local < EXTRA) & (tile > 0) & (tile <= used_tiles)
-            found = tl.load(carried + place, mask=known, other=0.0)
-        importance = importance + (found,)  # noqa: RUF005 (Triton does not know *)
-    # Few iterations, so that many loads are under way at once.
-    UNROLL: tl.constexpr = 32 // INNER if GROUP % (32 // INNER) == 0 else 1
-    for head in tl.range(0, GROUP, num_stages=1, loop_unroll_factor=UNROLL):
-        row = (pair * GROUP + head) * tiles
-        more = ()
-        for inner in tl.static_range(INNER):
-            block = first + inner * LANES
-            tile = block // TILE_BLOCKS
-            known = tile < used_tiles
-            # Lanes in a row, said so that the compiler keeps each warp's factors in that warp.
-            factor = tl.load(factors + tl.max_contiguous(row + tile, [1, 2]), mask=known, other=0.0)
-            credit = tl.load(credits + row * TILE_BLOCKS + block, mask=known, other=0.0)
-            more = more + (importance[inner] + factor * credit,)  # noqa: RUF005
-        importance = more
+    # The compiler must have no reason for a layout without all 32 lanes of a warp: it would exchange data
+    # between warps in every round. So a lane has INNER neighbours, and there are at least 32 slots.
+    place = tl.arange(0, LANES)[None, :] * INNER
+    block = place + first_block
+    slot = tl.arange(0, SLOTS)[None, :]
     new = ()
     for inner in tl.static_range(INNER):
-        block = first + inner * LANES
-        bits = importance[inner].to(tl.int32, bitcast=True)
-        new = new + (tl.where((block >= INITIAL) & (block < end), bits, -1),)  # noqa: RUF005
-
-    slot = tl.arange(0, N_PADDED)[None, :]
-    best = tl.full([WARPS, N_PADDED], -1, tl.int32)
-    number = tl.full([WARPS, N_PADDED], -1, tl.int32)
+        new = new + (tl.load(bits + place + inner),)  # noqa: RUF005 (no * in Triton)
+    best = tl.full([1, SLOTS], -1, tl.int32)
+    number = tl.full([1, SLOTS], -1, tl.int32)
     for i in range(FREE):
         of_lane = new[0]
         for inner in tl.static_range(1, INNER):
             of_lane = tl.maximum(of_lane, new[inner])
         top = tl.max(of_lane, axis=1)[:, None]
-        of_lane = tl.where(new[0] == top, first, NONE)
+        of_lane = tl.where(new[0] == top, block, NONE)
         for inner in tl.static_range(1, INNER):
-            of_lane = tl.minimum(of_lane, tl.where(new[inner] == top, first + inner * LANES, NONE))
+            of_lane = tl.minimum(of_lane, tl.where(new[inner] == top, block + inner, NONE))
         taken = tl.min(of_lane, axis=1)[:, None]
         best = tl.where(slot == i, top, best)
         number = tl.where(slot == i, taken, number)
         left = ()
         for inner in tl.static_range(INNER):
-            left = left + (tl.where(first + inner * LANES == taken, -1, new[inner]),)  # noqa: RUF005
+            left = left + (tl.where(block + inner == taken, -1, new[inner]),)  # noqa: RUF005
         new = left
-    return best, number
+    return best, tl.where(best >= 0, number, -1)
 
 
 @triton.jit
 @no_type_check
-def merge_lists(lists, count, chosen, MERGED: tl.constexpr, N_PADDED: tl.constexpr):
-    """The best N_PADDED of `count` keys in `lists`, by falling importance, into `chosen`."""
-    slot = tl.arange(0, N_PADDED)
-    place = tl.arange(0, MERGED)
-    nothing = -1 - MERGED - slot.to(tl.int64)  # distinct from each other and from all keys
-    for first in tl.range(0, tl.maximum(count, 1), MERGED, num_stages=1):
-        best = nothing
-        if first > 0:
-            tl.debug_barrier()  # `chosen` is whole
-            best = tl.load(chosen + slot)
-            best = tl.where(best >= 0, best, nothing)
-            tl.debug_barrier()  # and read
-        new = tl.load(lists + first + place, mask=first + place < count, other=-1)
-        new = tl.where(new >= 0, new, -1 - place.to(tl.int64))
-        rank = larger(new, new) + larger(new, best)
-        tl.store(chosen + rank, new, mask=rank < N_PADDED)
-        rank = slot + larger(best, new)
-        tl.store(chosen + rank, best, mask=rank < N_PADDED)
+def best_of_lists(bits, numbers, count, FREE: tl.constexpr, SLOTS: tl.constexpr, INNER: tl.constexpr):
+    """Block numbers [1, SLOTS] of the FREE largest of `count` entries, -1 for none.
 
-
-@triton.jit
-@no_type_check
-def choose_blocks(stats, tile_max, credits, spills, carried, lists, chosen, pair, tiles, used_tiles, end,
-                  scale_log2, SPLITS: tl.constexpr, SPLITS_PADDED: tl.constexpr, PARTS: tl.constexpr,
-                  GROUP: tl.constexpr, ROWS: tl.constexpr, TILE_BLOCKS: tl.constexpr, EXTRA: tl.constexpr,
-                  INITIAL: tl.constexpr, FREE: tl.constexpr, N_PADDED: tl.constexpr, WARPS: tl.constexpr,
-                  INNER: tl.constexpr, MOST_CHUNKS: tl.constexpr):  # fmt: skip
-    """Keys of a pair's best FREE blocks, by falling importance, into chosen ``[pairs, N_PADDED]``.
-
-    Negative where there are fewer.
+    `bits` and `numbers` point at int32 ``[count]``. INNER · LANES entries are looked at together, and the
+    best so far are held against them.
     """
-    LISTED: tl.constexpr = WARPS * N_PADDED  # keys of a chunk
-    CHUNK: tl.constexpr = WARPS * INNER * LANES
-    chosen += pair * N_PADDED
-    place = tl.arange(0, LISTED)
-    chunks = tl.maximum(tl.cdiv(end, CHUNK), 1)
-    for chunk in tl.range(0, chunks, num_stages=1):
-        first_tile = chunk * (CHUNK // TILE_BLOCKS)
-        prepare_tiles(
-            stats, tile_max, spills, carried, pair, first_tile, tiles, used_tiles, scale_log2, SPLITS,
-            SPLITS_PADDED, PARTS, GROUP, ROWS, CHUNK // TILE_BLOCKS, EXTRA,
+    lane = tl.arange(0, LANES)[None, :] * INNER  # as in `best_of_chunk`
+    slot = tl.arange(0, SLOTS)[None, :]
+    best = tl.full([1, SLOTS], -1, tl.int32)
+    number = tl.full([1, SLOTS], -1, tl.int32)
+    for first in tl.range(0, count, INNER * LANES, num_stages=1):
+        new = ()
+        named = ()
+        for inner in tl.static_range(INNER):
+            place = first + lane + inner
+            new = new + (tl.load(bits + place, mask=place < count, other=-1),)  # noqa: RUF005
+            named = named + (tl.load(numbers + place, mask=place < count, other=NONE),)  # noqa: RUF005
+        merged = tl.full([1, SLOTS], -1, tl.int32)
+        merged_number = tl.full([1, SLOTS], -1, tl.int32)
+        for i in range(FREE):
+            of_lane = new[0]
+            for inner in tl.static_range(1, INNER):
+                of_lane = tl.maximum(of_lane, new[inner])
+            top = tl.maximum(tl.max(of_lane, axis=1), tl.max(best, axis=1))[:, None]
+            of_lane = tl.where(new[0] == top, named[0], NONE)
+            for inner in tl.static_range(1, INNER):
+                of_lane = tl.minimum(of_lane, tl.where(new[inner] == top, named[inner], NONE))
+            kept = tl.min(tl.where(best == top, number, NONE), axis=1)
+            taken = tl.minimum(tl.min(of_lane, axis=1), kept)[:, None]
+            merged = tl.where(slot == i, top, merged)
+            merged_number = tl.where(slot == i, taken, merged_number)
+            left = ()
+            for inner in tl.static_range(INNER):
+                left = left + (tl.where(named[inner] == taken, -1, new[inner]),)  # noqa: RUF005
+            new = left
+            best = tl.where(number == taken, -1, best)
+        best = merged
+        number = merged_number
+    return tl.where(best >= 0, number, -1)
+
+
+@triton.jit
+@no_type_check
+def choose_blocks(stats, tile_max, credits, spills, bits, lists, counter, pair, choice, most_chunks, tiles,
+                  used_tiles, end, scale_log2, SPLITS: tl.constexpr,
+                  PARTS: tl.constexpr, GROUP: tl.constexpr, ROWS: tl.constexpr, TILE_BLOCKS: tl.constexpr,
+                  EXTRA: tl.constexpr, INITIAL: tl.constexpr, FREE: tl.constexpr, SLOTS: tl.constexpr,
+                  CHUNK: tl.constexpr, MERGED: tl.constexpr, CHOICES: tl.constexpr):  # fmt: skip
+    """The best of chunks `choice`, `choice` + CHOICES, … of a pair: numbers and importance, into `lists`.
+
+    A program that has all chunks merges the lists, into the first of them.
+    """
+    TILES: tl.constexpr = CHUNK // TILE_BLOCKS
+    tile = tl.arange(0, TILES)[:, None]
+    slot = tl.arange(0, SLOTS)[None, :]
+    first_list = pair.to(tl.int64) * most_chunks
+    bits += first_list * CHUNK
+    lists += first_list * (2 * FREE)
+    numbers = lists + most_chunks * FREE
+    chunks = tl.cdiv(end, CHUNK)
+    for chunk in tl.range(choice, chunks, CHOICES, num_stages=1):
+        found = importance_bits(
+            stats, tile_max, credits, spills, pair, chunk * TILES, tiles, used_tiles, end, scale_log2,
+            SPLITS, PARTS, GROUP, ROWS, TILES, TILE_BLOCKS, EXTRA, INITIAL,
         )  # fmt: skip
+        # Through memory into the layout that a round wants.
+        own = bits + chunk * CHUNK
+        tl.store(own + tile * TILE_BLOCKS + tl.arange(0, TILE_BLOCKS)[None, :], found)
         tl.debug_barrier()  # every warp has stored
-        best, number = best_of_warps(
-            tile_max, credits, carried, pair, first_tile, tiles, used_tiles, end, GROUP, TILE_BLOCKS, EXTRA,
-            INITIAL, FREE, N_PADDED, WARPS, INNER,
-        )  # fmt: skip
-        keys = tl.reshape((best.to(tl.int64) << 32) + (number ^ NONE).to(tl.int64), [LISTED])
-        if MOST_CHUNKS > 1:
-            tl.store(lists + (pair.to(tl.int64) * MOST_CHUNKS + chunk) * LISTED + place, keys)
-        elif WARPS > 1:
-            keys = tl.where(keys >= 0, keys, -1 - place.to(tl.int64))
-            rank = larger(keys, keys)
-            tl.store(chosen + rank, keys, mask=rank < N_PADDED)
-        else:
-            tl.store(chosen + place, keys)
-    if MOST_CHUNKS > 1:
-        tl.debug_barrier()  # the lists are whole
-        merge_lists(
-            lists + pair.to(tl.int64) * (MOST_CHUNKS * LISTED), chunks * LISTED, chosen, LISTED, N_PADDED
-        )
+        best, number = best_of_chunk(own, chunk * CHUNK, FREE, SLOTS, CHUNK // LANES)
+        tl.store(lists + chunk * FREE + slot, best, mask=slot < FREE)
+        tl.store(numbers + chunk * FREE + slot, number, mask=slot < FREE)
+    if CHOICES == 1:  # noqa: SIM102 (known when it is compiled, and known when it runs)
+        if chunks > 1:
+            tl.debug_barrier()  # every warp has stored its lists
+            number = best_of_lists(lists, numbers, chunks * FREE, FREE, SLOTS, MERGED // LANES)
+            tl.debug_barrier()  # and has read all of them
+            tl.store(numbers + slot, number, mask=slot < FREE)
+    signal(counter)
+
+
+@triton.jit
+@no_type_check
+def chosen_blocks(lists, pair, most_chunks, end, FREE: tl.constexpr, SLOTS: tl.constexpr,
+                  CHUNK: tl.constexpr, MERGED: tl.constexpr, CHOICES: tl.constexpr):  # fmt: skip
+    """Numbers [1, SLOTS] of the best FREE blocks before `end`, by falling importance, -1 for none.
+
+    When all CHOICES have arrived. With several, every reader merges their lists: that takes less time than if
+    the last of them did it and handed it over.
+    """
+    slot = tl.arange(0, SLOTS)[None, :]
+    lists += pair.to(tl.int64) * most_chunks * (2 * FREE)
+    numbers = lists + most_chunks * FREE
+    chunks = tl.cdiv(end, CHUNK)
+    number = tl.load(numbers + slot, mask=(slot < FREE) & (chunks > 0), other=-1)
+    if CHOICES > 1:  # noqa: SIM102 (known when it is compiled, and known when it runs)
+        if chunks > 1:
+            number = best_of_lists(lists, numbers, chunks * FREE, FREE, SLOTS, MERGED // LANES)
+    return number

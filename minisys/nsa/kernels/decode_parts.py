@@ -21,6 +21,14 @@ def arrive(counter):
 
 @triton.jit
 @no_type_check
+def signal(counter):
+    """Count this program, for others that wait."""
+    tl.debug_barrier()  # every warp has stored
+    tl.atomic_add(counter, 1, sem="release")
+
+
+@triton.jit
+@no_type_check
 def wait_for(counter, count):
     """Until `count` programs have arrived; what they stored is seen from now on."""
     while tl.atomic_add(counter, 0, sem="acquire") < count:
@@ -30,14 +38,17 @@ def wait_for(counter, count):
 @triton.jit
 @no_type_check
 def query_position(pair, lengths, counts, t, hk, HAS_COUNTS: tl.constexpr):
-    """(row · hk + key/value head, position of the query), -1 where the row has no such query."""
+    """(row · hk + key/value head, position of the query), -1 where the row has no such query.
+
+    `lengths` hold the query's own token.
+    """
     row = pair // (t * hk)
     token = pair // hk % t
-    length = tl.load(lengths + row)
     count = t
     if HAS_COUNTS:
         count = tl.load(counts + row)
-    position = tl.where(token < count, length - count + token, -1)
+    position = tl.load(lengths + row) - count + token
+    position = tl.where(token < count, position, -1)
     return (row * hk + pair % hk).to(tl.int64), position
 
 
@@ -53,68 +64,77 @@ def load_rows(base, index, inside, dims, D: tl.constexpr, D_PADDED: tl.constexpr
 
 @triton.jit
 @no_type_check
-def store_part(acc, row_max, row_sum, partial, stats, slot, GROUP: tl.constexpr, ROWS: tl.constexpr,
-               D_V: tl.constexpr, D_V_PADDED: tl.constexpr):  # fmt: skip
-    """One part's numerator [GROUP, D_V], and row maxima and sums [2, GROUP], at place `slot`.
-
-    Of a part without keys only the latter.
-    """
+def store_stats(row_max, row_sum, stats, slot, GROUP: tl.constexpr, ROWS: tl.constexpr):
+    """Row maxima and sums of one part, [2, GROUP], at place `slot`."""
     head = tl.arange(0, ROWS)
-    dims = tl.arange(0, D_V_PADDED)[None, :]
     tl.store(stats + slot * (2 * GROUP) + head, row_max, mask=head < GROUP)
     tl.store(stats + slot * (2 * GROUP) + GROUP + head, row_sum, mask=head < GROUP)
-    offsets = slot.to(tl.int64) * (GROUP * D_V) + head[:, None] * D_V + dims
-    seen = (head < GROUP) & (row_sum > 0.0)
-    tl.store(partial + offsets, acc, mask=seen[:, None] & (dims < D_V))
 
 
 @triton.jit
 @no_type_check
-def max_and_total(stats, first_slot, scale_log2, COUNT: tl.constexpr, COUNT_PADDED: tl.constexpr,
-                  GROUP: tl.constexpr, ROWS: tl.constexpr):  # fmt: skip
-    """Largest score of COUNT parts, in powers of two, 0 for none, and the denominator in units of it.
+def store_numerator(acc, partial, slot, GROUP: tl.constexpr, ROWS: tl.constexpr, D_V: tl.constexpr,
+                    D_V_PADDED: tl.constexpr):  # fmt: skip
+    """One part's numerator [GROUP, D_V], at place `slot`."""
+    head = tl.arange(0, ROWS)
+    dims = tl.arange(0, D_V_PADDED)[None, :]
+    offsets = slot.to(tl.int64) * (GROUP * D_V) + head[:, None] * D_V + dims
+    tl.store(partial + offsets, acc, mask=(head < GROUP)[:, None] & (dims < D_V))
 
-    Both [ROWS].
-    """
-    part = tl.arange(0, COUNT_PADDED)[:, None]
-    head = tl.arange(0, ROWS)[None, :]
+
+@triton.jit
+@no_type_check
+def log2_total(maxima, sums):
+    """log2 Σ_parts sum · 2^maximum of [rows, parts], +inf for a row that saw nothing."""
+    top = tl.max(maxima, axis=1)
+    top = tl.where(top == -float("inf"), 0.0, top)
+    total = tl.sum(sums * tl.exp2(maxima - top[:, None]), axis=1)
+    return tl.where(total > 0.0, top + tl.log2(tl.where(total > 0.0, total, 1.0)), float("inf"))
+
+
+@triton.jit
+@no_type_check
+def load_stats(stats, first_slot, scale_log2, COUNT: tl.constexpr, GROUP: tl.constexpr, ROWS: tl.constexpr):
+    """Maxima, in powers of two, and sums of COUNT parts, [ROWS, parts]."""
+    head = tl.arange(0, ROWS)[:, None]
+    part = tl.arange(0, triton.next_power_of_2(COUNT))[None, :]
     at = stats + (first_slot + part) * (2 * GROUP) + head
     known = (part < COUNT) & (head < GROUP)
     maxima = tl.load(at, mask=known, other=-float("inf")) * scale_log2
-    sums = tl.load(at + GROUP, mask=known, other=0.0)
-    top = tl.max(maxima, axis=0)
-    top = tl.where(top == -float("inf"), 0.0, top)
-    return top, tl.sum(sums * tl.exp2(maxima - top[None, :]), axis=0)
+    return maxima, tl.load(at + GROUP, mask=known, other=0.0)
 
 
 @triton.jit
 @no_type_check
-def branch_sum(partial, stats, first_slot, scale_log2, COUNT: tl.constexpr, GROUP: tl.constexpr,
-               ROWS: tl.constexpr, D_V: tl.constexpr, D_V_PADDED: tl.constexpr):  # fmt: skip
-    """Attention of one branch, [ROWS, D_V], from COUNT parts at `first_slot`; zeros if it saw nothing."""
+def sum_parts(partial, stats, first_slot, first_gate, gate, scale_log2, FIRST: tl.constexpr,
+              COUNT: tl.constexpr, GROUP: tl.constexpr, ROWS: tl.constexpr, D_V: tl.constexpr,
+              D_V_PADDED: tl.constexpr):  # fmt: skip
+    """Σ_c gate_c · attention_c, [ROWS, D_V], of one branch or two, from COUNT parts at `first_slot`.
+
+    The FIRST parts are those of the branch with `first_gate`, [ROWS] like `gate`. Up to eight parts are
+    loaded before anything waits. Rows come first: Triton spreads warps over the first axis, and a sum over
+    parts then needs nothing of another warp.
+    """
+    TOGETHER: tl.constexpr = 8 if COUNT > 8 else triton.next_power_of_2(COUNT)
     head = tl.arange(0, ROWS)
-    dims = tl.arange(0, D_V_PADDED)[None, :]
-    top = tl.full([ROWS], -float("inf"), tl.float32)
-    total = tl.full([ROWS], 0.0, tl.float32)
+    dims = tl.arange(0, D_V_PADDED)[None, None, :]
+    some = tl.arange(0, TOGETHER)
     acc = tl.full([ROWS, D_V_PADDED], 0.0, tl.float32)
-    # The maximum is carried, so that no load waits for another; TOGETHER parts are under way at once.
-    TOGETHER: tl.constexpr = COUNT if COUNT < 8 else 8
     for first in tl.range(0, COUNT, TOGETHER, num_stages=1):
-        for i in tl.static_range(TOGETHER):
-            slot = first_slot + first + i
-            known = (head < GROUP) & (first + i < COUNT)
-            at = stats + slot * (2 * GROUP) + head
-            part_top = tl.load(at, mask=known, other=-float("inf")) * scale_log2
-            part_sum = tl.load(at + GROUP, mask=known, other=0.0)
-            # A part without keys has no numerator, and its memory may hold anything.
-            offsets = slot.to(tl.int64) * (GROUP * D_V) + head[:, None] * D_V + dims
-            part_acc = tl.load(partial + offsets, mask=known[:, None] & (dims < D_V), other=0.0)
-            part_acc = tl.where((part_top > -float("inf"))[:, None], part_acc, 0.0)
-            new_top = tl.maximum(top, part_top)
-            base = tl.where(new_top == -float("inf"), 0.0, new_top)
-            shrink = tl.exp2(top - base)
-            weight = tl.exp2(part_top - base)
-            total = total * shrink + part_sum * weight
-            acc = acc * shrink[:, None] + part_acc * weight[:, None]
-            top = new_top
-    return acc / tl.where(total > 0.0, total, 1.0)[:, None]
+        known = (head < GROUP)[:, None] & (first + some < COUNT)[None, :]
+        slot = (first_slot + first + some)[None, :]
+        rows = slot.to(tl.int64) * GROUP + head[:, None]
+        numerator = tl.load(
+            partial + rows[:, :, None] * D_V + dims, mask=known[:, :, None] & (dims < D_V), other=0.0
+        )
+        tops = tl.load(stats + slot * (2 * GROUP) + head[:, None], mask=known, other=-float("inf"))
+        maxima, sums = load_stats(stats, first_slot, scale_log2, COUNT, GROUP, ROWS)
+        is_first = tl.arange(0, triton.next_power_of_2(COUNT))[None, :] < FIRST
+        lse = log2_total(tl.where(is_first, -float("inf"), maxima), tl.where(is_first, 0.0, sums))
+        weights = gate[:, None] * tl.exp2(tops * scale_log2 - lse[:, None])
+        if FIRST > 0:
+            lse = log2_total(tl.where(is_first, maxima, -float("inf")), tl.where(is_first, sums, 0.0))
+            others = first_gate[:, None] * tl.exp2(tops * scale_log2 - lse[:, None])
+            weights = tl.where((first + some < FIRST)[None, :], others, weights)
+        acc += tl.sum(numerator * weights[:, :, None], axis=1)
+    return acc

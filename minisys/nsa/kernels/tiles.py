@@ -92,6 +92,21 @@ def tile_rows(tile, kv_head, hk, GROUP: tl.constexpr, GROUP_PADDED: tl.constexpr
 
 @triton.jit
 @no_type_check
+def prefetch_rows(base, row, inside, D: tl.constexpr, D_PADDED: tl.constexpr):
+    """Ask for rows `row` [rows] of ``[.., D]``, where inside, in the L2 cache, and wait for nothing."""
+    if not INTERPRETED:
+        IN_LINE: tl.constexpr = 1024 // base.dtype.element_ty.primitive_bitwidth  # a line is 128 bytes
+        LINES: tl.constexpr = (D_PADDED + IN_LINE - 1) // IN_LINE
+        number = tl.minimum(tl.arange(0, LINES) * IN_LINE, D - 1)[None, :]
+        place = tl.where(inside[:, None], row[:, None] * D + number, 0)
+        tl.inline_asm_elementwise(
+            "{ prefetch.global.L2 [$1]; mov.u32 $0, 0; }", "=r,l", [(base + place).to(tl.int64)],
+            dtype=tl.int32, is_pure=False, pack=1,
+        )  # fmt: skip
+
+
+@triton.jit
+@no_type_check
 def attend_tile(q, k, v, visible, row_max, row_sum, acc, scale_log2, GUESSED: tl.constexpr = False):
     """Take one tile of keys and values into the online softmax.
 
