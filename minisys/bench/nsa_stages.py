@@ -17,7 +17,7 @@ from minisys.bench.harness import Built, Case
 from minisys.bench.nsa_problems import CONFIG, Sizes, compressed, draw
 from minisys.nsa.costs import compression_flops, sequence_flops
 
-FORWARD = ("φ", "compressed", "importance", "selected", "window")
+FORWARD = ("φ", "compressed and window", "importance", "selected")
 BACKWARD = ("deltas", "selected", "compressed", "window")
 NOTE = "one stage of nsa-triton, timed alone"
 
@@ -35,7 +35,8 @@ def stage_cases(sizes: Sizes, lengths: tuple[int, ...]) -> list[Case]:
 def stage_inputs(inputs: dict) -> dict:
     """Inputs of the ``nsa`` problem with what every stage leaves to the next, tokens on one axis.
 
-    All tensors are detached: `stage` runs kernels, not autograd.
+    All tensors are detached: `stage` runs kernels, not autograd. ``others``, to which the selected branch is
+    added, grows with every run of that stage.
     """
     from minisys.nsa.kernels.attention import nsa_op
     from minisys.nsa.kernels.band_backward import branch_deltas
@@ -52,6 +53,7 @@ def stage_inputs(inputs: dict) -> dict:
         kept = nsa_op(*(x[name] for name in names), None, [0, t], list(astuple(CONFIG)), x["scale"], True)
         left = ("out", "o_cmp", "o_slc", "o_win", "lse_cmp", "lse_slc", "lse_win", "blocks")
         x |= dict(zip(left, kept, strict=True))
+        x["others"] = stage("compressed and window", "forward")(x)[0]
         if "do" in x:
             x["deltas"], x["row_gates"] = branch_deltas(
                 x["do"], x["o_cmp"], x["o_slc"], x["o_win"], x["gates"]
@@ -63,7 +65,7 @@ def stage_inputs(inputs: dict) -> dict:
 def stage(name: str, direction: str) -> Callable[[dict], object]:
     """The function of one stage, of what `stage_inputs` gives."""
     from minisys.nsa import compress
-    from minisys.nsa.kernels.band import band_forward
+    from minisys.nsa.kernels.band import two_bands_forward
     from minisys.nsa.kernels.band_backward import band_backward, branch_deltas
     from minisys.nsa.kernels.importance import top_blocks_forward
     from minisys.nsa.kernels.selected import selected_forward
@@ -81,14 +83,13 @@ def stage(name: str, direction: str) -> Callable[[dict], object]:
         ("φ", "forward"): lambda x: [
             compress(value, phi, config=CONFIG) for value, phi in zip((x["k"], x["v"]), x["phi"], strict=True)
         ],
-        ("compressed", "forward"): lambda x: band_forward(x["q"], x["k_cmp"], x["v_cmp"], *last(x), **blocks),
+        ("compressed and window", "forward"): lambda x: two_bands_forward(
+            x["q"], x["k_cmp"], x["v_cmp"], x["k_win"], x["v_win"], x["gates"], *last(x), store=False
+        ),
         ("importance", "forward"): lambda x: top_blocks_forward(x["q"], x["k_cmp"], x["lse_cmp"], *last(x)),
         ("selected", "forward"): lambda x: selected_forward(
-            x["q"], x["k_slc"], x["v_slc"], x["blocks"], *last(x)
-        ),
-        ("window", "forward"): lambda x: band_forward(
-            x["q"], x["k_win"], x["v_win"], *last(x), **window, store=False,
-            combine=(x["out"], x["gates"], x["o_cmp"], x["o_slc"]),
+            x["q"], x["k_slc"], x["v_slc"], x["blocks"], *last(x), store=False,
+            combine=(x["others"], x["gates"]),
         ),
         ("deltas", "backward"): lambda x: branch_deltas(
             x["do"], x["o_cmp"], x["o_slc"], x["o_win"], x["gates"]
@@ -116,6 +117,8 @@ def stage_flops(name: str, t: int, direction: str, sizes: Sizes) -> int:
     flops = sequence_flops(t, CONFIG, d_qk=d, d_v=d, hq=hq)
     if name == "importance":
         return flops["compressed"] // 2
+    if name == "compressed and window":
+        return flops["compressed"] + flops["window"]
     return flops[name] * 5 // 2 if direction == "backward" else flops[name]
 
 
@@ -126,6 +129,7 @@ def stage_bytes(name: str, t: int, direction: str, sizes: Sizes) -> int:
     large = t * sizes.hq * sizes.head_dim * element  # q, an output or a gradient of either
     row = 4 * t * sizes.hq  # float32, a number for each query head
     keys = 2 * (tc if name in ("compressed", "importance") else t) * sizes.hk * sizes.head_dim * element
+    gates = t * sizes.hq * element  # of one branch
     numbers = 4 * t * sizes.hk * top_n if name in ("importance", "selected") else 0
     if direction == "backward":
         if name == "deltas":
@@ -133,10 +137,13 @@ def stage_bytes(name: str, t: int, direction: str, sizes: Sizes) -> int:
         return 4 * large + 3 * row + 2 * keys + numbers  # q, do and dq, which is read and written
     return {
         "φ": 2 * (t + tc) * sizes.hk * sizes.head_dim * element,
-        "compressed": 2 * large + keys + row,
+        "compressed and window": 2 * large
+        + keys
+        + 2 * tc * sizes.hk * sizes.head_dim * element
+        + row
+        + 2 * gates,
         "importance": large + keys // 2 + row + numbers,
-        "selected": 2 * large + keys + row + numbers,
-        "window": 4 * large + keys + 3 * t * sizes.hq * element,
+        "selected": 3 * large + keys + numbers + gates,
     }[name]
 
 

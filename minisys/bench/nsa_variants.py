@@ -27,15 +27,22 @@ class Variant:
 def variants() -> list[Variant]:
     """All of them; needs Triton."""
     from minisys.nsa import compress
-    from minisys.nsa.kernels.band import band_forward
+    from minisys.nsa.kernels.band import band_forward, two_bands_forward
     from minisys.nsa.kernels.importance import top_blocks_forward
     from minisys.nsa.kernels.selected import selected_forward
 
-    def compressed(x: dict, options: dict) -> object:
+    def bands(x: dict, options: dict) -> object:
+        return two_bands_forward(
+            x["q"], x["k_cmp"], x["v_cmp"], x["k_win"], x["v_win"], x["gates"], x["layout"], x["scale"],
+            store=False, options=options,
+        )[0]  # fmt: skip
+
+    def bands_apart(x: dict) -> object:
         blocks = {"span": CONFIG.compress_block, "stride": CONFIG.compress_stride}
-        return band_forward(
-            x["q"], x["k_cmp"], x["v_cmp"], x["layout"], x["scale"], **blocks, options=options
-        )[0]
+        o_cmp, lse = band_forward(x["q"], x["k_cmp"], x["v_cmp"], x["layout"], x["scale"], **blocks)
+        window = {"window": CONFIG.window}
+        o_win, _ = band_forward(x["q"], x["k_win"], x["v_win"], x["layout"], x["scale"], **window)
+        return o_cmp, o_win, lse
 
     def importance(x: dict, options: dict) -> object:
         return top_blocks_forward(x["q"], x["k_cmp"], x["lse_cmp"], x["layout"], x["scale"], options=options)
@@ -43,31 +50,33 @@ def variants() -> list[Variant]:
     def selected(x: dict, tokens: int) -> object:
         group = x["q"].shape[1] // x["k_slc"].shape[1]
         rows = max(16, tokens * (1 << (group - 1).bit_length()))
-        return selected_forward(
-            x["q"], x["k_slc"], x["v_slc"], x["blocks"], x["layout"], x["scale"],
-            options={"TOKENS": tokens, "ROWS": rows},
-        )[0]  # fmt: skip
+        selected_forward(
+            x["q"], x["k_slc"], x["v_slc"], x["blocks"], x["layout"], x["scale"], store=False,
+            combine=(x["others"], x["gates"]), options={"TOKENS": tokens, "ROWS": rows},
+        )  # fmt: skip
+        return x["others"]
 
-    def window(x: dict) -> object:
-        o_win, _ = band_forward(x["q"], x["k_win"], x["v_win"], x["layout"], x["scale"], window=CONFIG.window)
-        gates = x["gates"].unsqueeze(-1).unbind(2)
-        return gates[0] * x["o_cmp"] + gates[1] * x["o_slc"] + gates[2] * o_win
+    def gates_apart(x: dict) -> object:
+        o_slc, _ = selected_forward(x["q"], x["k_slc"], x["v_slc"], x["blocks"], x["layout"], x["scale"])
+        return x["others"] + x["gates"][..., 1:2] * o_slc
 
     def written_out(x: dict) -> object:
         pairs = zip(("k", "v"), x["phi"], strict=True)
         # A function that hides what φ is gets every block written out.
         return [compress(x[name], lambda blocks, phi=phi: phi(blocks), config=CONFIG) for name, phi in pairs]
 
-    large = {"ROWS": 128, "KEYS": 64, "num_warps": 8}
+    large = {"ROWS": 128, "KEYS": 64, "num_warps": 8, "num_stages": 2, "maxnreg": None}
+    both = "compressed and window"
     return [
         Variant("φ, every block written out", "φ", written_out),
-        Variant("compressed, maximum carried", "compressed", lambda x: compressed(x, {"GUESS": False})),
-        Variant("compressed, tiles of 128 × 64", "compressed", lambda x: compressed(x, large)),
+        Variant("compressed and window, a launch each", both, bands_apart),
+        Variant("compressed and window, maximum carried", both, lambda x: bands(x, {"GUESS": False})),
+        Variant("compressed and window, tiles of 128 × 64", both, lambda x: bands(x, large)),
         Variant("importance, two programs share a multiprocessor", "importance",
                 lambda x: importance(x, {"PER_SM": 2, "maxnreg": None})),
         Variant("selected, tiles of 1 token", "selected", lambda x: selected(x, 1)),
         Variant("selected, tiles of 2 tokens", "selected", lambda x: selected(x, 2)),
-        Variant("window, gates by PyTorch", "window", window),
+        Variant("selected, gates by PyTorch", "selected", gates_apart),
     ]  # fmt: skip
 
 

@@ -11,7 +11,7 @@ from minisys.nsa.reference import compressed_mask, selected_mask, window_mask
 from . import kernel_cases as cases
 from .kernel_cases import INTERPRETED, SMALL, TOLERANCE, draw, draw_blocks, error, layout_of
 
-from minisys.nsa.kernels.band import band_forward  # isort: skip  (skipped without Triton)
+from minisys.nsa.kernels.band import band_forward, two_bands_forward  # isort: skip  (skipped without Triton)
 from minisys.nsa.kernels.band_backward import band_backward, branch_deltas  # isort: skip
 from minisys.nsa.kernels.lists import ordered_blocks  # isort: skip
 from minisys.nsa.kernels.selected import selected_forward  # isort: skip
@@ -170,23 +170,45 @@ def test_scale(branch, scale):
 
 
 @cases.by_dtype
-def test_all_branches_into_one(dtype):
-    """The last kernel adds all branches under their gates; what nobody keeps is not stored."""
-    q, k, v, gates, _ = draw_branch("window", SMALL, 40, dtype=dtype)
-    layout, window = layout_of(SMALL, [25, 15]), SMALL.window
-    o_cmp, o_slc = draw(40, 4, 16, seed=8, dtype=dtype), draw(40, 4, 16, seed=9, dtype=dtype)
-    o_win, lse = band_forward(q, k, v, layout, 0.3, window=window)
-    total = torch.empty_like(q)
-    kept = band_forward(q, k, v, layout, 0.3, window=window, combine=(total, gates, o_cmp, o_slc))
-    assert torch.equal(kept[0], o_win)
-    assert torch.equal(kept[1], lse)
-    parts = zip(gates.double().unsqueeze(-1).unbind(2), (o_cmp, o_slc, o_win), strict=True)
-    assert error(total, sum(gate * part.double() for gate, part in parts)) < TOLERANCE[dtype]
-    in_place = o_cmp.clone()
-    nothing = band_forward(
-        q, k, v, layout, 0.3, window=window, combine=(in_place, gates, in_place, o_slc), store=False
+def test_compressed_and_window_in_one_launch(dtype):
+    """The same outputs as in two, and their sum under the gates; what nobody keeps is not stored."""
+    q, k_cmp, v_cmp, gates, _ = draw_branch("compressed", SMALL, 40, dtype=dtype)
+    _, k_win, v_win, _, _ = draw_branch("window", SMALL, 40, dtype=dtype)
+    layout = layout_of(SMALL, [25, 15])
+    total, o_cmp, o_win, lse_cmp, lse_win = two_bands_forward(
+        q, k_cmp, v_cmp, k_win, v_win, gates, layout, 0.3
     )
-    assert torch.equal(in_place, total)
+    for branch, keys, values, out, lse in (
+        ("compressed", k_cmp, v_cmp, o_cmp, lse_cmp), ("window", k_win, v_win, o_win, lse_win),
+    ):  # fmt: skip
+        alone = band_forward(q, keys, values, layout, 0.3, **band_of(branch, SMALL))
+        assert error(out, alone[0]) < TOLERANCE[dtype]  # on a GPU each kernel may be rounded in its own way
+        torch.testing.assert_close(lse, alone[1])
+    expected = gates[..., :1].double() * o_cmp.double() + gates[..., 2:].double() * o_win.double()
+    assert error(total, expected) < TOLERANCE[dtype]
+    again, *kept, lse, unkept = two_bands_forward(
+        q, k_cmp, v_cmp, k_win, v_win, gates, layout, 0.3, store=False
+    )
+    assert error(again, total) < TOLERANCE[dtype]
+    torch.testing.assert_close(lse, lse_cmp)
+    assert [tensor.numel() for tensor in (*kept, unkept)] == [0, 0, 0]
+
+
+@cases.by_dtype
+def test_selected_adds_to_the_others(dtype):
+    q, k, v, gates, _ = draw_branch("selected", SMALL, 40, dtype=dtype)
+    layout = layout_of(SMALL, [25, 15])
+    blocks = ordered_blocks(torch.cat([draw_blocks(SMALL, t=t)[0] for t in (25, 15)]))
+    others = draw(40, 4, 16, seed=8, dtype=dtype)
+    o_slc, lse = selected_forward(q, k, v, blocks, layout, 0.3)
+    total = others.clone()
+    kept = selected_forward(q, k, v, blocks, layout, 0.3, combine=(total, gates))
+    assert error(kept[0], o_slc) < TOLERANCE[dtype]
+    torch.testing.assert_close(kept[1], lse)
+    assert error(total, others.double() + gates[..., 1:2].double() * o_slc.double()) < TOLERANCE[dtype]
+    again = others.clone()
+    nothing = selected_forward(q, k, v, blocks, layout, 0.3, combine=(again, gates), store=False)
+    assert error(again, total) < TOLERANCE[dtype]
     assert [tensor.numel() for tensor in nothing] == [0, 0]
 
 

@@ -3,12 +3,12 @@
 A registered operator has a forward, a backward and a rule for shapes. So autograd, `torch.compile` and
 activation checkpointing treat it like one of PyTorch's own, and none of them looks inside.
 
-- forward: compressed branch, its lse, importance and top n, selected branch, window branch, which adds the
-  three under their gates (equation 5);
+- forward: compressed and window branch with their sum under the gates, the lse of the former, importance and
+  top n, selected branch, which joins that sum (equation 5);
 - backward: do · o_c for every branch (the gradient of the gates), then dq, dk, dv of each branch in turn.
 
 The forward keeps the branches' outputs only where a gradient will be asked for: three tensors of the size of
-q. Without, it needs one besides its result.
+q. Without, it needs none besides its result.
 """
 
 import itertools
@@ -21,7 +21,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from minisys.nsa.config import NSAConfig
-from minisys.nsa.kernels.band import band_forward
+from minisys.nsa.kernels.band import band_forward, two_bands_forward
 from minisys.nsa.kernels.band_backward import band_backward, branch_deltas
 from minisys.nsa.kernels.importance import top_blocks_forward
 from minisys.nsa.kernels.layout import Layout
@@ -64,20 +64,18 @@ def nsa_op(
     """
     layout = _layout(starts, config, q.device)
     q, k_cmp, v_cmp, k_slc, v_slc, k_win, v_win = map(aligned, (q, k_cmp, v_cmp, k_slc, v_slc, k_win, v_win))
-    o_cmp, lse_cmp = band_forward(q, k_cmp, v_cmp, layout, scale, **_compressed(layout))
+    out, o_cmp, o_win, lse_cmp, lse_win = two_bands_forward(
+        q, k_cmp, v_cmp, k_win, v_win, gates, layout, scale, store=keep
+    )
     if block_indices is None:
         blocks = top_blocks_forward(q, k_cmp, lse_cmp, layout, scale)
     else:
         blocks = ordered_blocks(block_indices)
-    o_slc, lse_slc = selected_forward(q, k_slc, v_slc, blocks, layout, scale)
-    out = torch.empty_like(o_cmp) if keep else o_cmp
-    o_win, lse_win = band_forward(
-        q, k_win, v_win, layout, scale, window=layout.config.window,
-        combine=(out, gates, o_cmp, o_slc), store=keep,
-    )  # fmt: skip
+    o_slc, lse_slc = selected_forward(
+        q, k_slc, v_slc, blocks, layout, scale, combine=(out, gates), store=keep
+    )
     if not keep:
-        o_cmp, o_slc = (out.new_empty(0, *out.shape[1:]) for _ in range(2))
-        lse_cmp, lse_slc = (lse_win.new_empty(0, *lse_win.shape[1:]) for _ in range(2))
+        lse_cmp = torch.empty_like(lse_slc)
     return out, o_cmp, o_slc, o_win, lse_cmp, lse_slc, lse_win, blocks
 
 

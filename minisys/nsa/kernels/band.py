@@ -1,15 +1,15 @@
 """Attention of packed tiles to a band of keys, forward: the compressed and the window branch in one kernel.
 
-    out_i = Σ_{j in band(i)} softmax_j(scale · q_i · k_j) v_j        band(i) = { j : j·d + l - 1 <= i, j > i -
-    w }
+    out_i = Σ_{j in band(i)} softmax_j(scale · q_i · k_j) v_j
+    band(i) = { j : j·d + l - 1 <= i, j > i - w }
 
 With a compressed key for every d tokens that summarises l of them (equation 7), the band is every block that
 ends at or before the query. With l = d = 1 and a width w it is the sliding window, and without w dense causal
 attention. A tile holds a few neighbouring tokens with all query heads of a group (layout.py); it walks over
 the keys of its band with the online softmax of tiles.py. Only tiles at the edges of the band need a mask.
 
-The last branch to run also adds up: o = Σ_c g_c · o_c (equation 5), so the outputs of the others are read
-once more and never by a kernel of their own.
+In a whole forward one program does both branches for its tile: the queries are loaded once, and only g_cmp ·
+o_cmp + g_win · o_win is written where no gradient will be asked for (equation 5; selected.py adds its own).
 
 Layout: q ``[tokens, hq, d_qk]``, k ``[keys, hk, d_qk]``, v ``[keys, hk, d_v]``, out ``[tokens, hq, d_v]``,
 contiguous; lse float32 ``[tokens, hq]``, log2 Σ_j 2^(scale·log2(e)·q·k), +inf for a row that sees no key.
@@ -84,43 +84,16 @@ def walk_band(
     return row_max, row_sum, acc
 
 
-@triton.jit(do_not_specialize=["hk"])
+@triton.jit
 @no_type_check
-def band_kernel(
-    q,
-    k,
-    v,
-    out,
-    lse,
-    tiles,
-    gates,
-    o_cmp,
-    o_slc,
-    total,
-    scale_log2,
-    hk,
-    SPAN: tl.constexpr,
-    STRIDE: tl.constexpr,
-    WINDOW: tl.constexpr,
-    GROUP: tl.constexpr,
-    GROUP_PADDED: tl.constexpr,
-    D_V: tl.constexpr,
-    D_QK_PADDED: tl.constexpr,
-    D_V_PADDED: tl.constexpr,
-    ROWS: tl.constexpr,
-    KEYS: tl.constexpr,
-    STORE: tl.constexpr,
-    COMBINE: tl.constexpr,
+def attend_band(
+    q_block, k, v, key_start, kv_head, position, count, place, inside, scale_log2, SPAN: tl.constexpr,
+    STRIDE: tl.constexpr, WINDOW: tl.constexpr, KEYS: tl.constexpr, D_V_PADDED: tl.constexpr,
     GUESS: tl.constexpr,
-):
-    tile = tiles + tl.program_id(0) // hk * 4
-    kv_head = tl.program_id(0) % hk
-    token, position, count, place, inside, first_row, row = tile_rows(
-        tile, kv_head, hk, GROUP, GROUP_PADDED, ROWS
-    )
-    key_start = token - position if SPAN == 1 else tl.load(tile + 3)
-    q_block = tl.reshape(q.load([token, kv_head * GROUP, 0]), [ROWS, D_QK_PADDED])
-
+):  # fmt: skip
+    """(output [rows, d_v] in float32, lse [rows]) of a tile, as `tile_rows` describes it."""
+    ROWS: tl.constexpr = q_block.shape[0]
+    D_QK_PADDED: tl.constexpr = q_block.shape[1]
     end = visible_keys(position + place, SPAN, STRIDE)[:, None]
     begin = end - WINDOW
     last = visible_keys(position + count - 1, SPAN, STRIDE)
@@ -154,22 +127,75 @@ def band_kernel(
             q_block, k, v, key_start, kv_head, start, bulk, tail, last, begin, end, row_max, scale_log2,
             WINDOW, KEYS, D_V_PADDED, False,
         )  # fmt: skip
+    return finish_rows(acc, row_base, row_sum, scale_log2)
 
-    acc, row_lse = finish_rows(acc, row_base, row_sum, scale_log2)
+
+@triton.jit(do_not_specialize=["hk"])
+@no_type_check
+def band_kernel(
+    q, k, v, out, lse, tiles, scale_log2, hk, SPAN: tl.constexpr, STRIDE: tl.constexpr,
+    WINDOW: tl.constexpr, GROUP: tl.constexpr, GROUP_PADDED: tl.constexpr, D_V: tl.constexpr,
+    D_QK_PADDED: tl.constexpr, D_V_PADDED: tl.constexpr, ROWS: tl.constexpr, KEYS: tl.constexpr,
+    GUESS: tl.constexpr,
+):  # fmt: skip
+    tile = tiles + tl.program_id(0) // hk * 4
+    kv_head = tl.program_id(0) % hk
+    token, position, count, place, inside, first_row, row = tile_rows(
+        tile, kv_head, hk, GROUP, GROUP_PADDED, ROWS
+    )
+    key_start = token - position if SPAN == 1 else tl.load(tile + 3)
+    q_block = tl.reshape(q.load([token, kv_head * GROUP, 0]), [ROWS, D_QK_PADDED])
+    acc, row_lse = attend_band(
+        q_block, k, v, key_start, kv_head, position, count, place, inside, scale_log2, SPAN, STRIDE, WINDOW,
+        KEYS, D_V_PADDED, GUESS,
+    )  # fmt: skip
+    dims = tl.arange(0, D_V_PADDED)[None, :]
+    offsets = first_row * D_V + (row[:, None] * D_V + dims)
+    tl.store(lse + first_row + row, row_lse, mask=inside)
+    tl.store(out + offsets, acc.to(out.dtype.element_ty), mask=inside[:, None] & (dims < D_V))
+
+
+@triton.jit(do_not_specialize=["hk"])
+@no_type_check
+def two_bands_kernel(
+    q, k_cmp, v_cmp, k_win, v_win, gates, total, o_cmp, o_win, lse_cmp, lse_win, tiles, scale_log2, hk,
+    SPAN: tl.constexpr, STRIDE: tl.constexpr, WINDOW: tl.constexpr, GROUP: tl.constexpr,
+    GROUP_PADDED: tl.constexpr, D_V: tl.constexpr, D_QK_PADDED: tl.constexpr, D_V_PADDED: tl.constexpr,
+    ROWS: tl.constexpr, KEYS: tl.constexpr, STORE: tl.constexpr, GUESS: tl.constexpr,
+):  # fmt: skip
+    tile = tiles + tl.program_id(0) // hk * 4
+    kv_head = tl.program_id(0) % hk
+    token, position, count, place, inside, first_row, row = tile_rows(
+        tile, kv_head, hk, GROUP, GROUP_PADDED, ROWS
+    )
+    q_block = tl.reshape(q.load([token, kv_head * GROUP, 0]), [ROWS, D_QK_PADDED])
     dims = tl.arange(0, D_V_PADDED)[None, :]
     stored = inside[:, None] & (dims < D_V)
     offsets = first_row * D_V + (row[:, None] * D_V + dims)
+    gate = gates + (first_row + row) * 3
+
+    acc, row_lse = attend_band(
+        q_block, k_cmp, v_cmp, tl.load(tile + 3), kv_head, position, count, place, inside, scale_log2, SPAN,
+        STRIDE, 0, KEYS, D_V_PADDED, GUESS,
+    )  # fmt: skip
+    tl.store(lse_cmp + first_row + row, row_lse, mask=inside)
     if STORE:
-        tl.store(lse + first_row + row, row_lse, mask=inside)
-        tl.store(out + offsets, acc.to(out.dtype.element_ty), mask=stored)
-    if COMBINE:
-        gate = gates + (first_row + row) * 3
-        compressed = tl.load(o_cmp + offsets, mask=stored, other=0.0).to(tl.float32)
-        selected = tl.load(o_slc + offsets, mask=stored, other=0.0).to(tl.float32)
-        acc *= tl.load(gate + 2, mask=inside, other=0.0).to(tl.float32)[:, None]
-        acc += tl.load(gate, mask=inside, other=0.0).to(tl.float32)[:, None] * compressed
-        acc += tl.load(gate + 1, mask=inside, other=0.0).to(tl.float32)[:, None] * selected
-        tl.store(total + offsets, acc.to(total.dtype.element_ty), mask=stored)
+        tl.store(o_cmp + offsets, acc.to(o_cmp.dtype.element_ty), mask=stored)
+    acc *= tl.load(gate, mask=inside, other=0.0).to(tl.float32)[:, None]
+    # It waits in memory, as registers are what limits the programs on a multiprocessor.
+    tl.store(total + offsets, acc.to(total.dtype.element_ty), mask=stored)
+    tl.debug_barrier()  # every warp has stored
+
+    acc, row_lse = attend_band(
+        q_block, k_win, v_win, token - position, kv_head, position, count, place, inside, scale_log2, 1, 1,
+        WINDOW, KEYS, D_V_PADDED, GUESS,
+    )  # fmt: skip
+    if STORE:
+        tl.store(lse_win + first_row + row, row_lse, mask=inside)
+        tl.store(o_win + offsets, acc.to(o_win.dtype.element_ty), mask=stored)
+    acc *= tl.load(gate + 2, mask=inside, other=0.0).to(tl.float32)[:, None]
+    acc += tl.load(total + offsets, mask=stored, other=0.0).to(tl.float32)
+    tl.store(total + offsets, acc.to(total.dtype.element_ty), mask=stored)
 
 
 def launch_options(dtype: torch.dtype, d_qk: int, d_v: int, memory: int) -> dict[str, int | bool]:
@@ -186,6 +212,18 @@ def launch_options(dtype: torch.dtype, d_qk: int, d_v: int, memory: int) -> dict
     return {"ROWS": rows, "KEYS": keys, "num_warps": 4, "num_stages": stages, "GUESS": guess}
 
 
+def _launch(q: Tensor, k: Tensor, v: Tensor, layout: Layout, replaced: dict | None) -> tuple[Tensor, dict]:
+    """(tiles, compile-time arguments and options) for tensors of these sizes."""
+    group = q.shape[1] // k.shape[1]
+    group_padded = triton.next_power_of_2(group)
+    d_qk, d_v = padded(q.shape[2]), padded(v.shape[2])
+    options = launch_options(q.dtype, d_qk, d_v, shared_memory(q.device)) | (replaced or {})
+    options["ROWS"] = max(options["ROWS"], group_padded)
+    sizes = {"GROUP": group, "GROUP_PADDED": group_padded, "D_V": v.shape[2]}
+    padding = {"D_QK_PADDED": d_qk, "D_V_PADDED": d_v}
+    return layout.tiles(options["ROWS"] // group_padded), sizes | padding | options
+
+
 def band_forward(
     q: Tensor,
     k: Tensor,
@@ -196,34 +234,56 @@ def band_forward(
     span: int = 1,
     stride: int = 1,
     window: int = 0,
-    combine: tuple[Tensor, Tensor, Tensor, Tensor] | None = None,
-    store: bool = True,
     options: dict | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """(out, lse) of a branch, from aligned tensors; `window` 0 is none; `options` replace the tuned ones.
-
-    `combine` (total, gates, o_cmp, o_slc) fills `total`, which may be o_cmp itself. Without `store` the
-    branch's own output and lse are not kept, and come back empty.
-    """
-    tokens, hq, d_qk = q.shape
+    """(out, lse) of a branch, from aligned tensors; `window` 0 is none; `options` replace the tuned ones."""
+    tokens, hq, _ = q.shape
     hk, d_v = v.shape[1:]
-    group = hq // hk
-    kept = tokens if store else 0
-    out = torch.empty(kept, hq, d_v, dtype=q.dtype, device=q.device)
-    lse = torch.empty(kept, hq, dtype=torch.float32, device=q.device)
-    d_qk_padded, d_v_padded = padded(d_qk), padded(d_v)
-    options = launch_options(q.dtype, d_qk_padded, d_v_padded, shared_memory(q.device)) | (options or {})
-    group_padded = triton.next_power_of_2(group)
-    options["ROWS"] = max(options["ROWS"], group_padded)
-    tokens_of_tile = options["ROWS"] // group_padded
-    tiles = layout.tiles(tokens_of_tile)
-    total, gates, o_cmp, o_slc = combine or (out, lse, out, out)
+    out = q.new_empty(tokens, hq, d_v)
+    lse = q.new_empty(tokens, hq, dtype=torch.float32)
+    tiles, sizes = _launch(q, k, v, layout, options)
+    keys, group_padded = sizes["KEYS"], sizes["GROUP_PADDED"]
     with torch.cuda.device_of(q):
         band_kernel[(len(tiles) * hk,)](
-            boxes(q, tokens_of_tile, group_padded), boxes(k, options["KEYS"]), boxes(v, options["KEYS"]),
-            out, lse, tiles, gates, o_cmp, o_slc, total, scale * LOG2_E, hk,
-            SPAN=span, STRIDE=stride, WINDOW=window, GROUP=group, GROUP_PADDED=group_padded,
-            D_V=d_v, D_QK_PADDED=d_qk_padded, D_V_PADDED=d_v_padded,
-            STORE=store, COMBINE=combine is not None, **options,
+            boxes(q, sizes["ROWS"] // group_padded, group_padded), boxes(k, keys), boxes(v, keys), out, lse,
+            tiles, scale * LOG2_E, hk, SPAN=span, STRIDE=stride, WINDOW=window, **sizes,
         )  # fmt: skip
     return out, lse
+
+
+def two_bands_forward(
+    q: Tensor,
+    k_cmp: Tensor,
+    v_cmp: Tensor,
+    k_win: Tensor,
+    v_win: Tensor,
+    gates: Tensor,
+    layout: Layout,
+    scale: float,
+    *,
+    store: bool = True,
+    options: dict | None = None,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """(g_cmp · o_cmp + g_win · o_win, o_cmp, o_win, lse_cmp, lse_win), from aligned tensors.
+
+    Without `store` o_cmp, o_win and lse_win come back empty. `options` replace the tuned ones.
+    """
+    tokens, hq, _ = q.shape
+    hk, d_v = v_win.shape[1:]
+    kept = tokens if store else 0
+    total = q.new_empty(tokens, hq, d_v)
+    o_cmp, o_win = (q.new_empty(kept, hq, d_v) for _ in range(2))
+    lse_cmp, lse_win = (q.new_empty(size, hq, dtype=torch.float32) for size in (tokens, kept))
+    # Three programs share a multiprocessor, for one register that is spilled.
+    most_registers = {"maxnreg": 168} if padded(d_v) <= 128 and q.dtype != torch.float32 else {}
+    tiles, sizes = _launch(q, k_win, v_win, layout, most_registers | (options or {}))
+    keys, group_padded = sizes["KEYS"], sizes["GROUP_PADDED"]
+    config = layout.config
+    with torch.cuda.device_of(q):
+        two_bands_kernel[(len(tiles) * hk,)](
+            boxes(q, sizes["ROWS"] // group_padded, group_padded),
+            *(boxes(x, keys) for x in (k_cmp, v_cmp, k_win, v_win)), gates, total, o_cmp, o_win, lse_cmp,
+            lse_win, tiles, scale * LOG2_E, hk, SPAN=config.compress_block, STRIDE=config.compress_stride,
+            WINDOW=config.window, STORE=store, **sizes,
+        )  # fmt: skip
+    return total, o_cmp, o_win, lse_cmp, lse_win

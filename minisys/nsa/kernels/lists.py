@@ -88,7 +88,7 @@ def merged_lists(
     with torch.cuda.device_of(block_indices):
         merge_kernel[(len(tiles) * hk,)](
             block_indices, tiles, codes, counts, hk, n, SELECT_BLOCK=layout.config.select_block,
-            TOKENS=tokens, N_PADDED=n_padded, num_warps=1 if tokens * n_padded <= 32 else 4,
+            TOKENS=tokens, N_PADDED=n_padded, num_warps=1 if tokens * n_padded <= 64 else 4,
         )  # fmt: skip
     return codes, counts
 

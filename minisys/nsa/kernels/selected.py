@@ -18,6 +18,9 @@ is the L2 cache: n·l'·(d_qk + d_v) numbers for each token and key/value head, 
 tokens fill the instruction and load each block once: with random choices, the worst case, a fifth fewer
 bytes, and rows that work in vain on blocks of their neighbours.
 
+The last branch to run also adds up: o = Σ_c g_c · o_c (equation 5). band.py has left the sum of the other
+two, which this kernel asks for at its start and reads at its end.
+
 Layout: q ``[tokens, hq, d_qk]``, k ``[tokens, hk, d_qk]``, v ``[tokens, hk, d_v]``, block numbers ``[tokens,
 hk, n]``, rising, -1 behind them. Block j covers tokens j·l' … j·l' + l' - 1 of its sequence. Offsets that
 count numbers are 64-bit. Keys and values have to be finite: a hidden key weighs 0, and 0 · NaN is NaN.
@@ -48,6 +51,7 @@ from minisys.nsa.kernels.tiles import (
     pad_heads,
     padded,
     positive_scale,
+    prefetch_rows,
     shared_memory,
     tile_rows,
 )
@@ -64,6 +68,8 @@ def selected_kernel(
     counts,
     out,
     lse,
+    gates,
+    total,
     scale_log2,
     num_tiles,
     hk,
@@ -78,6 +84,8 @@ def selected_kernel(
     TOKENS: tl.constexpr,
     ROWS: tl.constexpr,
     CHUNK: tl.constexpr,
+    STORE: tl.constexpr,
+    COMBINE: tl.constexpr,
 ):
     # Neighbouring programs read the same key/value head, so that the L2 cache serves them.
     tile_number = tl.program_id(0) % num_tiles
@@ -98,6 +106,9 @@ def selected_kernel(
     offsets = row[:, None] * D_V + dims_v
     stored = inside[:, None] & (dims_v < D_V)
     query = (position + place)[:, None]
+
+    if COMBINE:
+        prefetch_rows(total, row, inside, D_V, D_V_PADDED)
 
     CHUNKS: tl.constexpr = (SELECT_BLOCK + CHUNK - 1) // CHUNK
     column = tl.arange(0, CHUNK)
@@ -129,8 +140,13 @@ def selected_kernel(
             q_block, k_block, v_block, visible, row_max, row_sum, acc, scale_log2
         )
     acc, row_lse = finish_rows(acc, row_max, row_sum, scale_log2)
-    tl.store(out + offsets, acc.to(out.dtype.element_ty), mask=stored)
-    tl.store(lse + row, row_lse, mask=inside)
+    if STORE:
+        tl.store(out + offsets, acc.to(out.dtype.element_ty), mask=stored)
+        tl.store(lse + row, row_lse, mask=inside)
+    if COMBINE:
+        gate = tl.load(gates + row * 3 + 1, mask=inside, other=0.0).to(tl.float32)
+        acc = acc * gate[:, None] + tl.load(total + offsets, mask=stored, other=0.0).to(tl.float32)
+        tl.store(total + offsets, acc.to(total.dtype.element_ty), mask=stored)
 
 
 def tile_options(
@@ -174,15 +190,24 @@ def selected_forward(
     block_indices: Int[Tensor, "tokens hk n"],
     layout: Layout,
     scale: float,
+    *,
+    combine: tuple[Tensor, Tensor] | None = None,
+    store: bool = True,
     options: dict | None = None,
-) -> tuple[Float[Tensor, "tokens hq d_v"], Float[Tensor, "tokens hq"]]:
+) -> tuple[Float[Tensor, "kept hq d_v"], Float[Tensor, "kept hq"]]:
     """(out, lse) for aligned tensors and block numbers as `ordered_blocks` gives them; lse as in band.py;
-    `options` replace the tuned ones."""
+    `options` replace the tuned ones.
+
+    `combine` (total, gates) adds the branch under its gate to `total`. Without `store` the branch's own
+    output and lse are not kept, and come back empty.
+    """
     tokens, hq, d_qk = q.shape
     hk, d_v = v.shape[1:]
     group, n, select_block = hq // hk, block_indices.shape[2], layout.config.select_block
-    out = torch.empty(tokens, hq, d_v, dtype=q.dtype, device=q.device)
-    lse = torch.empty(tokens, hq, dtype=torch.float32, device=q.device)
+    kept = tokens if store else 0
+    out = torch.empty(kept, hq, d_v, dtype=q.dtype, device=q.device)
+    lse = torch.empty(kept, hq, dtype=torch.float32, device=q.device)
+    total, gates = combine or (out, out)
     d_qk_padded, d_v_padded, memory = padded(d_qk), padded(d_v), shared_memory(q.device)
     options = tile_options(q.dtype, group, n, layout, d_qk_padded, d_v_padded, memory) | (options or {})
     tiles = layout.tiles(options["TOKENS"])
@@ -190,9 +215,10 @@ def selected_forward(
     with torch.cuda.device_of(q):  # Triton launches on the current device
         selected_kernel[(len(tiles) * hk,)](
             q, boxes(k, options["CHUNK"]), boxes(v, options["CHUNK"]), tiles, codes, counts, out, lse,
-            scale * LOG2_E, len(tiles), hk, CODES=codes.shape[2], D_QK=d_qk, D_V=d_v,
-            D_QK_PADDED=d_qk_padded, D_V_PADDED=d_v_padded, GROUP=group,
-            GROUP_PADDED=triton.next_power_of_2(group), SELECT_BLOCK=select_block, **options,
+            gates, total, scale * LOG2_E, len(tiles), hk, CODES=codes.shape[2], D_QK=d_qk,
+            D_V=d_v, D_QK_PADDED=d_qk_padded, D_V_PADDED=d_v_padded, GROUP=group,
+            GROUP_PADDED=triton.next_power_of_2(group), SELECT_BLOCK=select_block, STORE=store,
+            COMBINE=combine is not None, **options,
         )  # fmt: skip
     return out, lse
 
