@@ -100,9 +100,13 @@ def prefetch_rows(base, row, inside, D: tl.constexpr, D_PADDED: tl.constexpr):
         number = tl.minimum(tl.arange(0, LINES) * IN_LINE, D - 1)[None, :]
         place = tl.where(inside[:, None], row[:, None] * D + number, 0)
         tl.inline_asm_elementwise(
-            "{ prefetch.global.L2 [$1]; mov.u32 $0, 0; }", "=r,l", [(base + place).to(tl.int64)],
-            dtype=tl.int32, is_pure=False, pack=1,
-        )  # fmt: skip
+            "{ prefetch.global.L2 [$1]; mov.u32 $0, 0; }",
+            constraints="=r,l",
+            args=[(base + place).to(tl.int64)],
+            dtype=tl.int32,
+            is_pure=False,
+            pack=1,
+        )
 
 
 @triton.jit
