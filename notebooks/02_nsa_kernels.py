@@ -370,7 +370,7 @@ for name, share in shares.items():
 assert shares["compressed"] < 0.02 < shares["window"]
 
 # %% [markdown]
-# The size of the tile mattered less than we thought.
+# The size of the tile did not matter as we thought.
 # Tiles of 128 rows load half the bytes, by equation {eq}`eq-rows`, and took:
 
 # %%
@@ -605,7 +605,7 @@ excerpt(selected.selected_kernel, "gate = tl.load(gates", "tl.store(total")
 # So it asks at its start, for the L2 cache to have it, and goes on:
 
 # %%
-excerpt(tiles.prefetch_rows, "tl.inline_asm", "pack=1")
+excerpt(tiles.prefetch_rows, "tl.inline_asm", 8 * " " + ")")
 
 # %%
 gained("selected", "selected, gates by PyTorch")
@@ -892,8 +892,8 @@ assert row("nsa-triton")["extra_gib"] < row("fla-nsa")["extra_gib"]
 #
 # ### What did not help
 #
-# Of the ideas above, larger tiles in the compressed branch gained nothing, and two tokens a tile in the selected one lost.
-# More that we tried and took back is in `benchmarks/nsa_kernels_log.md`, with what we had predicted and what came: importance and selection on two streams at once, window and selection in one kernel, a guessed maximum for the selected branch, more warps for $dK$ and $dV$.
+# Of the ideas above, larger tiles for compressed keys and window lost, and so did two tokens a tile in the selected branch.
+# More that we tried and took back is in `benchmarks/nsa_kernels_log.md`, with what we had predicted and what came: importance and selection on two streams at once, window and selection in one kernel, smaller tiles of keys in the selected branch, a guessed maximum for the selected branch, more warps for $dK$ and $dV$.
 # Many predictions were too hopeful: a saved instruction helps only where instructions are what a kernel waits for.
 #
 # ### What would be next

@@ -11,9 +11,10 @@ The forward keeps the branches' outputs only where a gradient will be asked for:
 q. Without, it needs none besides its result.
 """
 
+import functools
 import itertools
 from collections.abc import Sequence
-from dataclasses import astuple
+from dataclasses import fields
 from typing import no_type_check
 
 import torch
@@ -32,10 +33,21 @@ from minisys.nsa.kernels.tiles import aligned, check_heads, pad_heads, positive_
 from minisys.nsa.reference import nsa_reference
 
 CMP, SLC, WIN = range(3)
+FIELDS = [field.name for field in fields(NSAConfig)]
 
 
 def _layout(starts: Sequence[int], config: Sequence[int], device: torch.device) -> Layout:
+    return _cached_layout(tuple(starts), tuple(config), device)
+
+
+@functools.lru_cache(maxsize=16)  # short sequences run no longer than what the host does for them
+def _cached_layout(starts: tuple[int, ...], config: tuple[int, ...], device: torch.device) -> Layout:
     return Layout(tuple(itertools.pairwise(starts)), NSAConfig(*config), device)
+
+
+def _numbers(config: NSAConfig) -> list[int]:
+    """`config` as the operator takes it; dataclasses.astuple would copy each number deeply."""
+    return [getattr(config, name) for name in FIELDS]
 
 
 def _compressed(layout: Layout) -> dict[str, int]:
@@ -181,7 +193,7 @@ def nsa_triton(
         block_indices = block_indices.flatten(0, 1)
     out, *_ = nsa_op(
         *(x.flatten(0, 1).contiguous() for x in tensors),
-        block_indices, _starts(b, t, bounds), list(astuple(config)), scale,
+        block_indices, _starts(b, t, bounds), _numbers(config), scale,
         torch.is_grad_enabled() and any(x.requires_grad for x in tensors),
     )  # fmt: skip
     return out[..., :d_v].unflatten(0, (b, t))
@@ -197,7 +209,7 @@ def select_blocks_triton(
     """`select_blocks_reference` through the kernels, int64."""
     b, t = q.shape[:2]
     q, scale = positive_scale(q.detach(), scale)
-    layout = _layout(_starts(b, t, bounds), astuple(config), q.device)
+    layout = _layout(_starts(b, t, bounds), _numbers(config), q.device)
     flat_q, flat_k = (aligned(x.detach().flatten(0, 1)) for x in pad_heads(q, k_cmp))
     _, lse = band_forward(flat_q, flat_k, flat_k, layout, scale, **_compressed(layout))
     return top_blocks_forward(flat_q, flat_k, lse, layout, scale).long().unflatten(0, (b, t))

@@ -34,6 +34,7 @@ from minisys.nsa.kernels.tiles import (
     first_guess,
     guess_failed,
     padded,
+    power_of_two,
     shared_memory,
     tile_rows,
 )
@@ -215,7 +216,7 @@ def launch_options(dtype: torch.dtype, d_qk: int, d_v: int, memory: int) -> dict
 def _launch(q: Tensor, k: Tensor, v: Tensor, layout: Layout, replaced: dict | None) -> tuple[Tensor, dict]:
     """(tiles, compile-time arguments and options) for tensors of these sizes."""
     group = q.shape[1] // k.shape[1]
-    group_padded = triton.next_power_of_2(group)
+    group_padded = power_of_two(group)
     d_qk, d_v = padded(q.shape[2]), padded(v.shape[2])
     options = launch_options(q.dtype, d_qk, d_v, shared_memory(q.device)) | (replaced or {})
     options["ROWS"] = max(options["ROWS"], group_padded)

@@ -29,6 +29,7 @@ from minisys.nsa.kernels.tiles import (
     backward_tile_queries,
     boxes,
     padded,
+    power_of_two,
     shared_memory,
     tile_rows,
 )
@@ -328,7 +329,7 @@ def band_backward(
     hq, d_qk = q.shape[1:]
     num_keys, hk, d_v = v.shape
     group = hq // hk
-    group_padded = triton.next_power_of_2(group)
+    group_padded = power_of_two(group)
     d_qk_padded, d_v_padded, memory = padded(d_qk), padded(d_v), shared_memory(q.device)
     shared = dict(
         SPAN=span, STRIDE=stride, WINDOW=window, GROUP=group, GROUP_PADDED=group_padded,

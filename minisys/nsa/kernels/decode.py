@@ -33,6 +33,7 @@ from minisys.nsa.kernels.tiles import (
     launch_options,
     padded,
     positive_scale,
+    power_of_two,
 )
 
 MAX_PER_BLOCK = 64  # compressed keys that begin in a selection block: a tile holds whole blocks
@@ -42,7 +43,7 @@ MAX_SPLITS = 32
 def refusal(cache: NSACache) -> str | None:
     """Why the kernels cannot decode from `cache`, or None."""
     config = cache.config
-    per_block = triton.next_power_of_2(config.select_block // config.compress_stride)
+    per_block = power_of_two(config.select_block // config.compress_stride)
     if cache.device.type != "cuda" and not INTERPRETED:
         return "Triton needs a CUDA GPU, or TRITON_INTERPRET=1 in the environment before it is imported"
     if cache.dtype not in DTYPES:
@@ -63,7 +64,7 @@ def _extra(cache: NSACache) -> int:
 
 def scan_keys(cache: NSACache) -> int:
     """Keys of a tile."""
-    per_block = triton.next_power_of_2(cache.config.select_block // cache.config.compress_stride)
+    per_block = power_of_two(cache.config.select_block // cache.config.compress_stride)
     return max(per_block, 32 if cache.dtype == torch.float32 else 64)
 
 
@@ -106,7 +107,7 @@ def step_arguments(
     q, scale = positive_scale(q.contiguous(), scale)
     per_block = config.select_block // config.compress_stride
     keys, extra = scan_keys(cache), _extra(cache)
-    tile_blocks = keys // triton.next_power_of_2(per_block)
+    tile_blocks = keys // power_of_two(per_block)
     tiles = max(1, triton.cdiv(config.num_compressed(cache.capacity), tile_blocks * per_block))
     forced = config.initial_blocks + config.local_blocks
     free = config.top_n - forced
@@ -143,11 +144,11 @@ def step_arguments(
         "STRIDE": config.compress_stride, "SELECT_BLOCK": config.select_block,
         "INITIAL": config.initial_blocks, "LOCAL": config.local_blocks, "FREE": free,
         "WINDOW": config.window, "RING": cache.k_win.shape[2], "KEYS": keys,
-        "PER_BLOCK": triton.next_power_of_2(per_block), "TILE_BLOCKS": tile_blocks, "EXTRA": extra,
+        "PER_BLOCK": power_of_two(per_block), "TILE_BLOCKS": tile_blocks, "EXTRA": extra,
         "OVERLAPS": padded(tile_blocks + extra),
-        "CHUNK": chunk, "MERGED": max(64, min(256, triton.next_power_of_2(chunks * free))),
-        "SLOTS": max(32, triton.next_power_of_2(free)),
-        "LISTED": triton.next_power_of_2(max(1, forced, triton.cdiv(free, chosen_parts))),
+        "CHUNK": chunk, "MERGED": max(64, min(256, power_of_two(chunks * free))),
+        "SLOTS": max(32, power_of_two(free)),
+        "LISTED": power_of_two(max(1, forced, triton.cdiv(free, chosen_parts))),
     }  # fmt: skip
     return programs, arguments | _options(cache, cuts["KEYS_FIRST"]) | cuts
 

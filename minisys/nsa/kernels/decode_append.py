@@ -29,7 +29,7 @@ from minisys.nsa.cache import NSACache
 from minisys.nsa.compression import BlockCompressor
 from minisys.nsa.kernels.band import visible_keys
 from minisys.nsa.kernels.decode_parts import arrive
-from minisys.nsa.kernels.tiles import launch_options, padded, product_onto
+from minisys.nsa.kernels.tiles import launch_options, padded, power_of_two, product_onto
 
 
 @triton.jit
@@ -227,7 +227,7 @@ def append_options(span: int, heads: int, dtype: torch.dtype) -> dict[str, int]:
     options = {"PIECES": next(count for count in range(8, 0, -1) if span % count == 0)}
     if dtype == torch.float32:  # products take registers
         return options | {"ROWS": 16, "COLUMNS": 16, "CHUNK": 16, "num_warps": 4, "num_stages": 1}
-    rows = min(64, max(16, triton.next_power_of_2(triton.cdiv(heads, 4))))
+    rows = min(64, max(16, power_of_two(triton.cdiv(heads, 4))))
     return options | {"ROWS": rows, "COLUMNS": 32, "CHUNK": 32, "num_warps": 4, "num_stages": 2}
 
 
@@ -274,6 +274,6 @@ def append_triton(cache: NSACache, new: tuple[Tensor, ...], counts: Sequence[int
             D_QK=cache.d_qk, D_V=cache.d_v, D_QK_PADDED=padded(cache.d_qk), D_V_PADDED=padded(cache.d_v),
             K_HIDDEN=hidden[0], V_HIDDEN=hidden[1], ROTATE=cache.rotary_base is not None,
             SPAN=config.compress_block, STRIDE=config.compress_stride, HAS_COUNTS=counts is not None,
-            HEADS=triton.next_power_of_2(hk), BATCH=triton.next_power_of_2(b), M_PROGRAMS=m_programs,
+            HEADS=power_of_two(hk), BATCH=power_of_two(b), M_PROGRAMS=m_programs,
             **options, **launch_options(cache.device),
         )  # fmt: skip

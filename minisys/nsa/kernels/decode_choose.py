@@ -17,6 +17,7 @@ import triton.language as tl
 
 from minisys.nsa.kernels.decode_parts import load_stats, log2_total, signal
 from minisys.nsa.kernels.importance import LANES, NONE
+from minisys.nsa.kernels.tiles import power_of_two
 
 MOST_BLOCKS = 8 * LANES.value  # of a chunk: eight for each lane
 
@@ -26,7 +27,7 @@ def chunk_of(blocks: int, tile_blocks: int) -> int:
 
     Two a lane or more: with one, Triton 3.6 does not come to an end.
     """
-    return max(2 * LANES.value, tile_blocks, min(MOST_BLOCKS, triton.next_power_of_2(blocks)))
+    return max(2 * LANES.value, tile_blocks, min(MOST_BLOCKS, power_of_two(blocks)))
 
 
 @triton.jit

@@ -31,7 +31,7 @@ from torch import Tensor
 
 from minisys.nsa.kernels.band import visible_keys
 from minisys.nsa.kernels.layout import Layout
-from minisys.nsa.kernels.tiles import INTERPRETED, LOG2_E, boxes, padded, product
+from minisys.nsa.kernels.tiles import INTERPRETED, LOG2_E, boxes, padded, power_of_two, product
 
 NONE = tl.constexpr(0x7FFFFFFF)  # larger than every block's number
 LANES = tl.constexpr(32)  # of a warp
@@ -217,7 +217,7 @@ def top_blocks_forward(
     tokens, hq, d = q.shape
     hk, config = k_cmp.shape[1], layout.config
     group = hq // hk
-    group_padded = triton.next_power_of_2(group)
+    group_padded = power_of_two(group)
     options = launch_options(q.dtype, padded(d)) | (options or {})
     tile_tokens = max(1, options.pop("COLUMNS") // group_padded)
     per_sm = options.pop("PER_SM")
@@ -230,8 +230,8 @@ def top_blocks_forward(
     # Stores of a tile may run over the last key, up to a whole tile of keys, and loads over the last block:
     # what lies there is not used, but has to be a number.
     pieces, looked_at = config.select_block // config.compress_stride, 32 * options["INNER"]
-    scratch_row = triton.cdiv(config.num_compressed(layout.longest) + options["KEYS"], pieces)
-    scratch_row = triton.cdiv(scratch_row, looked_at) * looked_at
+    scratch_row = -(-(config.num_compressed(layout.longest) + options["KEYS"]) // pieces)
+    scratch_row = -(-scratch_row // looked_at) * looked_at
     scratch = torch.zeros(programs, tile_tokens, pieces, scratch_row, dtype=torch.float32, device=q.device)
     block_indices = torch.empty(tokens, hk, config.top_n, dtype=torch.int32, device=q.device)
     with torch.cuda.device_of(q):
@@ -239,7 +239,7 @@ def top_blocks_forward(
             boxes(q, tile_tokens, group_padded), boxes(k_cmp, options["KEYS"]), lse, tiles, scratch,
             block_indices, scale * LOG2_E, len(tiles), hk, scratch_row,
             SPAN=config.compress_block, STRIDE=config.compress_stride, SELECT_BLOCK=config.select_block,
-            TOP_N=config.top_n, N_PADDED=max(32, triton.next_power_of_2(config.top_n)),
+            TOP_N=config.top_n, N_PADDED=max(32, power_of_two(config.top_n)),
             INITIAL=config.initial_blocks, LOCAL=config.local_blocks,
             GROUP=group, GROUP_PADDED=group_padded, D_PADDED=padded(d), TOKENS=tile_tokens,
             **options,

@@ -20,6 +20,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from minisys.nsa.kernels.layout import Layout
+from minisys.nsa.kernels.tiles import power_of_two
 
 MAX_CODES = 256  # of a tile: the kernel below compares all pairs
 
@@ -84,7 +85,7 @@ def merged_lists(
     tiles = layout.tiles(tokens)
     codes = torch.empty(len(tiles), hk, tokens * n, dtype=torch.int32, device=block_indices.device)
     counts = torch.empty(len(tiles), hk, 2, dtype=torch.int32, device=block_indices.device)
-    n_padded = triton.next_power_of_2(max(1, n))
+    n_padded = power_of_two(max(1, n))
     with torch.cuda.device_of(block_indices):
         merge_kernel[(len(tiles) * hk,)](
             block_indices, tiles, codes, counts, hk, n, SELECT_BLOCK=layout.config.select_block,

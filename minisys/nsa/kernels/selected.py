@@ -28,6 +28,7 @@ count numbers are 64-bit. Keys and values have to be finite: a hidden key weighs
 Cost: 2·(d_qk + d_v)·hq FLOPs for each of the up to n·l' tokens that a query reads; linear in t.
 """
 
+import functools
 from typing import no_type_check
 
 import torch
@@ -51,6 +52,7 @@ from minisys.nsa.kernels.tiles import (
     pad_heads,
     padded,
     positive_scale,
+    power_of_two,
     prefetch_rows,
     shared_memory,
     tile_rows,
@@ -149,6 +151,7 @@ def selected_kernel(
         tl.store(total + offsets, acc.to(total.dtype.element_ty), mask=stored)
 
 
+@functools.lru_cache(maxsize=64)
 def tile_options(
     dtype: torch.dtype,
     group: int,
@@ -163,9 +166,9 @@ def tile_options(
 
     `extra_rows` numbers a row stay in shared memory beside the queries.
     """
-    group_padded = triton.next_power_of_2(group)
+    group_padded = power_of_two(group)
     select_block = layout.config.select_block
-    most = max(1, min(max_tokens(layout), MAX_CODES // triton.next_power_of_2(max(1, n))))
+    most = max(1, min(max_tokens(layout), MAX_CODES // power_of_two(max(1, n))))
     if dtype == torch.float32:  # no tensor cores, so every product takes registers
         tokens = min(max(1, 16 // group_padded), most)
         chunk, warps, stages = 16, 4, 1
@@ -217,7 +220,7 @@ def selected_forward(
             q, boxes(k, options["CHUNK"]), boxes(v, options["CHUNK"]), tiles, codes, counts, out, lse,
             gates, total, scale * LOG2_E, len(tiles), hk, CODES=codes.shape[2], D_QK=d_qk,
             D_V=d_v, D_QK_PADDED=d_qk_padded, D_V_PADDED=d_v_padded, GROUP=group,
-            GROUP_PADDED=triton.next_power_of_2(group), SELECT_BLOCK=select_block, STORE=store,
+            GROUP_PADDED=power_of_two(group), SELECT_BLOCK=select_block, STORE=store,
             COMBINE=combine is not None, **options,
         )  # fmt: skip
     return out, lse

@@ -26,6 +26,7 @@ from minisys.nsa.kernels.tiles import (
     backward_tile_queries,
     boxes,
     padded,
+    power_of_two,
     shared_memory,
     tile_rows,
 )
@@ -276,7 +277,7 @@ def selected_backward(
     hq, d_qk = q.shape[1:]
     hk, d_v = v.shape[1:]
     group, n, select_block = hq // hk, block_indices.shape[2], layout.config.select_block
-    group_padded = triton.next_power_of_2(group)
+    group_padded = power_of_two(group)
     d_qk_padded, d_v_padded, memory = padded(d_qk), padded(d_v), shared_memory(q.device)
     shared = dict(
         GROUP=group, GROUP_PADDED=group_padded, SELECT_BLOCK=select_block,
