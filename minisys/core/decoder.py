@@ -41,6 +41,7 @@ __all__ = [
     "SwiGLU",
     "generate",
     "rotate",
+    "rotate_all",
     "sample",
 ]
 
@@ -86,17 +87,41 @@ def rotate(
     Pairing: element i goes with element i + head_dim/2 ("half split", as in Llama's public weights), not with
     its neighbour. Angles and products are float32, or float64 where `x` is; the result has the dtype of `x`.
     The inner product of two rotated vectors depends on the difference of their positions only.
+
+    Raises:
+        ValueError: ranks or lengths do not fit, or head_dim is odd.
     """
-    check_rank("x", x, "b t h head_dim")
-    check_shape("positions", positions, (x.shape[1],), "t")
-    head_dim = x.shape[-1]
+    (rotated,) = rotate_all((x,), positions, base)
+    return rotated
+
+
+def rotate_all(
+    tensors: Sequence[Float[Tensor, "b t _ head_dim"]], positions: Int[Tensor, " t"], base: float = 10000.0
+) -> list[Float[Tensor, "b t _ head_dim"]]:
+    """`rotate` of several tensors of one dtype and head size.
+
+    Sines and cosines, half of the launches, are computed once.
+
+    Raises:
+        ValueError: ranks, lengths, dtypes or head sizes do not fit, or the head size is odd.
+    """
+    for x in tensors:
+        check_rank("x", x, "b t h head_dim")
+        check_shape("positions", positions, (x.shape[1],), "t")
+        check(x.dtype == tensors[0].dtype, "x", x.dtype, f"{tensors[0].dtype}, as the others")
+        check(x.shape[-1] == tensors[0].shape[-1], "head_dim", x.shape[-1], f"{tensors[0].shape[-1]}")
+    head_dim, device = tensors[0].shape[-1], tensors[0].device
     check(head_dim % 2 == 0, "head_dim", head_dim, "an even number")
-    dtype = torch.promote_types(x.dtype, torch.float32)
-    exponents = torch.arange(0, head_dim, 2, dtype=dtype, device=x.device) / head_dim
-    angles = positions.to(device=x.device, dtype=dtype)[:, None] * base**-exponents  # [t, head_dim/2]
+    dtype = torch.promote_types(tensors[0].dtype, torch.float32)
+    exponents = torch.arange(0, head_dim, 2, dtype=dtype, device=device) / head_dim
+    angles = positions.to(device=device, dtype=dtype)[:, None] * base**-exponents  # [t, head_dim/2]
     cos, sin = angles.cos()[:, None], angles.sin()[:, None]  # [t, 1, head_dim/2], the same for every head
-    first, second = x.to(dtype).chunk(2, dim=-1)
-    return torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1).to(x.dtype)
+    rotated = []
+    for x in tensors:
+        first, second = x.to(dtype).chunk(2, dim=-1)
+        turned = torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1)
+        rotated.append(turned.to(x.dtype))
+    return rotated
 
 
 class RMSNorm(nn.Module):
@@ -207,7 +232,7 @@ class GroupedQueryAttention(nn.Module):
         q, k, v = (
             project(x).view(b, t, -1, self.head_dim) for project in (self.query, self.key, self.value)
         )  # [b, t, hq, head_dim], [b, t, hk, head_dim] twice
-        q, k = rotate(q, positions, self.rotary_base), rotate(k, positions, self.rotary_base)
+        q, k = rotate_all((q, k), positions, self.rotary_base)
         past = 0
         if cache is not None:
             past = cache.length

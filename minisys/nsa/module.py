@@ -5,7 +5,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from minisys.core.checks import check, check_rank
-from minisys.core.decoder import rotate
+from minisys.core.decoder import rotate, rotate_all
 from minisys.nsa.attention import nsa_attention
 from minisys.nsa.cache import NSACache
 from minisys.nsa.compression import BlockCompressor, compress
@@ -122,13 +122,15 @@ class NativeSparseAttention(nn.Module):
         check_rank("x", x, "b t dim")
         keys = {c: self.keys[c](x).unflatten(-1, (self.num_kv_heads, -1)) for c in BRANCHES}
         values = {c: self.values[c](x).unflatten(-1, (self.num_kv_heads, -1)) for c in BRANCHES}
+        q = self.query(x).unflatten(-1, (self.num_heads, -1))
+        q, k_slc, k_win = rotate_all((q, keys["slc"], keys["win"]), positions, self.rotary_base)
         return {
-            "q": rotate(self.query(x).unflatten(-1, (self.num_heads, -1)), positions, self.rotary_base),
+            "q": q,
             "k_raw": keys["cmp"],
             "v_raw": values["cmp"],
-            "k_slc": rotate(keys["slc"], positions, self.rotary_base),
+            "k_slc": k_slc,
             "v_slc": values["slc"],
-            "k_win": rotate(keys["win"], positions, self.rotary_base),
+            "k_win": k_win,
             "v_win": values["win"],
             "gates": torch.sigmoid(self.gate(x)).unflatten(-1, (self.num_heads, 3)),
         }

@@ -15,6 +15,7 @@ from minisys.core.decoder import (
     RMSNorm,
     SwiGLU,
     rotate,
+    rotate_all,
 )
 
 CONFIG = DecoderConfig(
@@ -61,6 +62,22 @@ def test_rotated_products_depend_on_the_distance_only():
     torch.testing.assert_close(products[0], products[1], rtol=0, atol=1e-11)
     shifted = torch.einsum("bthd,bshd->bhts", rotate(q, near), rotate(k, far))
     assert (products[0] - shifted).abs().max() > 0.1
+
+
+def test_rotating_several_at_once_is_rotating_each():
+    x, y, positions = random(2, 5, 4, 6), random(2, 5, 1, 6, seed=1), torch.arange(3, 8)
+    for rotated, alone in zip(rotate_all((x, y), positions, base=50.0), (x, y), strict=True):
+        assert torch.equal(rotated, rotate(alone, positions, base=50.0))
+
+
+def test_rotating_together_what_does_not_fit(no_runtime_types):
+    x, y, positions = random(2, 5, 4, 6), random(2, 5, 1, 6, seed=1), torch.arange(5)
+    with pytest.raises(ValueError, match=r"head_dim: got 4, expected 6"):
+        rotate_all((x, y[..., :4]), positions)
+    with pytest.raises(ValueError, match=r"x: got torch.float32, expected torch.float64, as the others"):
+        rotate_all((x, y.float()), positions)
+    with pytest.raises(ValueError, match="positions"):
+        rotate_all((x, y[:, :4]), positions)
 
 
 def test_rotate_keeps_lengths_and_position_zero():
