@@ -33,6 +33,7 @@ from minisys.nsa.kernels.tiles import (
     finish_rows,
     first_guess,
     guess_failed,
+    is_hopper,
     padded,
     power_of_two,
     shared_memory,
@@ -199,7 +200,9 @@ def two_bands_kernel(
     tl.store(total + offsets, acc.to(total.dtype.element_ty), mask=stored)
 
 
-def launch_options(dtype: torch.dtype, d_qk: int, d_v: int, memory: int) -> dict[str, int | bool]:
+def launch_options(
+    dtype: torch.dtype, d_qk: int, d_v: int, memory: int, hopper: bool = True
+) -> dict[str, int | bool]:
     """Rows and keys of a tile, warps, pipeline depth and whether to guess, for padded head sizes; `memory` in
     bytes."""
     if dtype == torch.float32:  # no tensor cores, so every product takes registers
@@ -208,6 +211,8 @@ def launch_options(dtype: torch.dtype, d_qk: int, d_v: int, memory: int) -> dict
     bytes_of = lambda stages: 2 * (rows * d_qk + stages * keys * (d_qk + d_v))
     while bytes_of(2) > memory:
         keys = keys // 2
+    if not hopper:
+        return {"ROWS": rows, "KEYS": keys, "num_warps": 8, "num_stages": 2, "GUESS": False}
     stages = stages if bytes_of(stages) <= memory else 2
     guess = dtype == torch.bfloat16  # float16 is too narrow for weights far above 1
     return {"ROWS": rows, "KEYS": keys, "num_warps": 4, "num_stages": stages, "GUESS": guess}
@@ -218,7 +223,8 @@ def _launch(q: Tensor, k: Tensor, v: Tensor, layout: Layout, replaced: dict | No
     group = q.shape[1] // k.shape[1]
     group_padded = power_of_two(group)
     d_qk, d_v = padded(q.shape[2]), padded(v.shape[2])
-    options = launch_options(q.dtype, d_qk, d_v, shared_memory(q.device)) | (replaced or {})
+    memory, hopper = shared_memory(q.device), is_hopper(q.device)
+    options = launch_options(q.dtype, d_qk, d_v, memory, hopper) | (replaced or {})
     options["ROWS"] = max(options["ROWS"], group_padded)
     sizes = {"GROUP": group, "GROUP_PADDED": group_padded, "D_V": v.shape[2]}
     padding = {"D_QK_PADDED": d_qk, "D_V_PADDED": d_v}
@@ -276,7 +282,8 @@ def two_bands_forward(
     o_cmp, o_win = (q.new_empty(kept, hq, d_v) for _ in range(2))
     lse_cmp, lse_win = (q.new_empty(size, hq, dtype=torch.float32) for size in (tokens, kept))
     # Three programs share a multiprocessor, for one register that is spilled.
-    most_registers = {"maxnreg": 168} if padded(d_v) <= 128 and q.dtype != torch.float32 else {}
+    fits = padded(d_v) <= 128 and q.dtype != torch.float32 and is_hopper(q.device)
+    most_registers = {"maxnreg": 168} if fits else {}
     tiles, sizes = _launch(q, k_win, v_win, layout, most_registers | (options or {}))
     keys, group_padded = sizes["KEYS"], sizes["GROUP_PADDED"]
     config = layout.config

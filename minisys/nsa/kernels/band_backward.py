@@ -28,6 +28,7 @@ from minisys.nsa.kernels.tiles import (
     backward_tile_keys,
     backward_tile_queries,
     boxes,
+    is_hopper,
     padded,
     power_of_two,
     shared_memory,
@@ -270,25 +271,33 @@ def band_dkv_kernel(
     tl.store(dv_tile, dv_block.to(dv.dtype.element_ty), mask=exists & (dims_v < D_V))
 
 
-def dq_options(dtype: torch.dtype, d_qk: int, d_v: int, memory: int) -> dict[str, int]:
+def dq_options(dtype: torch.dtype, d_qk: int, d_v: int, memory: int, hopper: bool = True) -> dict[str, int]:
     """Rows and keys of a tile of `band_dq_kernel`, warps and pipeline depth."""
     if dtype == torch.float32:
         return {"ROWS": 64, "KEYS": 16, "num_warps": 8, "num_stages": 1}
-    rows, keys = 64, 64
+    rows, keys = 64, 64 if hopper else 32
     bytes_of = lambda stages: 2 * (rows * (d_qk + d_v) + stages * keys * (d_qk + d_v))
     while bytes_of(2) > memory:
         keys = keys // 2
+    if not hopper:
+        return {"ROWS": rows, "KEYS": keys, "num_warps": 8, "num_stages": 2}
     return {"ROWS": rows, "KEYS": keys, "num_warps": 4, "num_stages": 3 if bytes_of(3) <= memory else 2}
 
 
-def dkv_options(dtype: torch.dtype, d_qk: int, d_v: int, memory: int, window: int) -> dict[str, int]:
+def dkv_options(
+    dtype: torch.dtype, d_qk: int, d_v: int, memory: int, window: int, hopper: bool = True
+) -> dict[str, int]:
     """Rows and keys of a tile of `band_dkv_kernel`, warps and pipeline depth."""
     if dtype == torch.float32:
         return {"ROWS": 64, "KEYS": 16, "num_warps": 8, "num_stages": 1}
-    rows, keys = 32, 128 if window else 64
+    rows, keys = 32, 128 if window and hopper else 64
     bytes_of = lambda stages: 2 * (keys * (d_qk + d_v) + stages * rows * (d_qk + d_v))
-    while bytes_of(3) > memory:
+    while bytes_of(3) > memory and keys > 16:
         keys = keys // 2
+    while bytes_of(3) > memory and rows > 16:
+        rows = rows // 2
+    if not hopper:
+        return {"ROWS": rows, "KEYS": keys, "num_warps": 8, "num_stages": 2}
     return {"ROWS": rows, "KEYS": keys, "num_warps": 8 if keys == 128 else 4, "num_stages": 3}
 
 
@@ -335,7 +344,8 @@ def band_backward(
         SPAN=span, STRIDE=stride, WINDOW=window, GROUP=group, GROUP_PADDED=group_padded,
         D_QK=d_qk, D_QK_PADDED=d_qk_padded, D_V_PADDED=d_v_padded,
     )  # fmt: skip
-    options = dq_options(q.dtype, d_qk_padded, d_v_padded, memory)
+    hopper = is_hopper(q.device)
+    options = dq_options(q.dtype, d_qk_padded, d_v_padded, memory, hopper)
     options["ROWS"] = max(options["ROWS"], group_padded)
     tiles = layout.tiles(options["ROWS"] // group_padded)
     with torch.cuda.device_of(q):
@@ -346,7 +356,7 @@ def band_backward(
         )  # fmt: skip
         if num_keys == 0:
             return torch.zeros_like(k), torch.zeros_like(v)
-        options = dkv_options(q.dtype, d_qk_padded, d_v_padded, memory, window)
+        options = dkv_options(q.dtype, d_qk_padded, d_v_padded, memory, window, hopper)
         options["ROWS"] = max(options["ROWS"], group_padded)
         key_tiles = layout.key_tiles(options["KEYS"], compressed=span > 1)
         splits = 1 if window else max(1, min(MAX_SPLITS, triton.cdiv(2048, len(key_tiles) * hk)))

@@ -31,7 +31,7 @@ from torch import Tensor
 
 from minisys.nsa.kernels.band import visible_keys
 from minisys.nsa.kernels.layout import Layout
-from minisys.nsa.kernels.tiles import INTERPRETED, LOG2_E, boxes, padded, power_of_two, product
+from minisys.nsa.kernels.tiles import INTERPRETED, LOG2_E, boxes, is_hopper, padded, power_of_two, product
 
 NONE = tl.constexpr(0x7FFFFFFF)  # larger than every block's number
 LANES = tl.constexpr(32)  # of a warp
@@ -195,11 +195,13 @@ def importance_kernel(
         tl.debug_barrier()  # nobody reads the scratch any more
 
 
-def launch_options(dtype: torch.dtype, d: int) -> dict:
+def launch_options(dtype: torch.dtype, d: int, hopper: bool = True) -> dict:
     """Columns (tokens · group) and keys of a tile, numbers of a lane that the choice looks at together,
     warps, pipeline depth, programs for each multiprocessor, and registers of a thread, so that they fit."""
     if dtype == torch.float32:
         return {"COLUMNS": 64, "KEYS": 16, "INNER": 16, "num_warps": 4, "num_stages": 1, "PER_SM": 2}
+    if not hopper:
+        return {"COLUMNS": 64, "KEYS": 32, "INNER": 4, "num_warps": 4, "num_stages": 2, "PER_SM": 2}
     options = {"COLUMNS": 128, "KEYS": 64, "INNER": 16, "num_warps": 4, "num_stages": 3}
     return options | ({"PER_SM": 3, "maxnreg": 168} if d <= 128 else {"PER_SM": 1})
 
@@ -218,7 +220,7 @@ def top_blocks_forward(
     hk, config = k_cmp.shape[1], layout.config
     group = hq // hk
     group_padded = power_of_two(group)
-    options = launch_options(q.dtype, padded(d)) | (options or {})
+    options = launch_options(q.dtype, padded(d), is_hopper(q.device)) | (options or {})
     tile_tokens = max(1, options.pop("COLUMNS") // group_padded)
     per_sm = options.pop("PER_SM")
     # A short sequence is done in one pass of fewer numbers; 4096 of a program fit in its registers.

@@ -49,6 +49,7 @@ from minisys.nsa.kernels.tiles import (
     check_inputs,
     checked_scale,
     finish_rows,
+    is_hopper,
     pad_heads,
     padded,
     positive_scale,
@@ -161,6 +162,7 @@ def tile_options(
     d_v: int,
     memory: int,
     extra_rows: int = 0,
+    hopper: bool = True,
 ) -> dict[str, int]:
     """Tokens, rows and keys of a tile, warps and pipeline depth for padded head sizes; `memory` in bytes.
 
@@ -174,7 +176,7 @@ def tile_options(
         chunk, warps, stages = 16, 4, 1
     else:
         tokens = min(max(1, 64 // group_padded), most)
-        chunk, warps = min(64, padded(select_block)), 4
+        chunk, warps = min(64, padded(select_block)), 4 if hopper else 8
         rows = max(16, tokens * group_padded)
         # The queries stay in shared memory; each stage of the pipeline holds one tile of keys and of values.
         bytes_of = lambda stages: 2 * (rows * (d_qk + extra_rows) + stages * chunk * (d_qk + d_v)) + 512
@@ -212,7 +214,9 @@ def selected_forward(
     lse = torch.empty(kept, hq, dtype=torch.float32, device=q.device)
     total, gates = combine or (out, out)
     d_qk_padded, d_v_padded, memory = padded(d_qk), padded(d_v), shared_memory(q.device)
-    options = tile_options(q.dtype, group, n, layout, d_qk_padded, d_v_padded, memory) | (options or {})
+    hopper = is_hopper(q.device)
+    tuned = tile_options(q.dtype, group, n, layout, d_qk_padded, d_v_padded, memory, hopper=hopper)
+    options = tuned | (options or {})
     tiles = layout.tiles(options["TOKENS"])
     codes, counts = merged_lists(block_indices, layout, options["TOKENS"])
     with torch.cuda.device_of(q):  # Triton launches on the current device

@@ -25,6 +25,7 @@ from minisys.nsa.kernels.tiles import (
     backward_tile_keys,
     backward_tile_queries,
     boxes,
+    is_hopper,
     padded,
     power_of_two,
     shared_memory,
@@ -249,7 +250,9 @@ def add_stretches_kernel(
     tl.store(out + (key * hk + kv_head) * D + dims, acc.to(out.dtype.element_ty), mask=stored)
 
 
-def dkv_options(dtype: torch.dtype, select_block: int, d_qk: int, d_v: int, memory: int) -> dict:
+def dkv_options(
+    dtype: torch.dtype, select_block: int, d_qk: int, d_v: int, memory: int, hopper: bool = True
+) -> dict:
     """Rows and keys of a tile of `selected_dkv_kernel`, warps and pipeline depth."""
     if dtype == torch.float32:
         return {"ROWS": 32, "CHUNK": 16, "num_warps": 4, "num_stages": 1}
@@ -257,7 +260,7 @@ def dkv_options(dtype: torch.dtype, select_block: int, d_qk: int, d_v: int, memo
     bytes_of = lambda stages: 2 * (chunk + stages * rows) * (d_qk + d_v)
     while bytes_of(2) > memory:
         rows = rows // 2
-    return {"ROWS": rows, "CHUNK": chunk, "num_warps": 4, "num_stages": 2}
+    return {"ROWS": rows, "CHUNK": chunk, "num_warps": 4 if hopper else 8, "num_stages": 2}
 
 
 def selected_backward(
@@ -279,6 +282,7 @@ def selected_backward(
     group, n, select_block = hq // hk, block_indices.shape[2], layout.config.select_block
     group_padded = power_of_two(group)
     d_qk_padded, d_v_padded, memory = padded(d_qk), padded(d_v), shared_memory(q.device)
+    hopper = is_hopper(q.device)
     shared = dict(
         GROUP=group, GROUP_PADDED=group_padded, SELECT_BLOCK=select_block,
         D_QK=d_qk, D_V=d_v, D_QK_PADDED=d_qk_padded, D_V_PADDED=d_v_padded,
@@ -287,7 +291,7 @@ def selected_backward(
     with torch.cuda.device_of(q):
         # The gradients of the outputs stay in shared memory beside the queries.
         options = tile_options(
-            q.dtype, group, n, layout, d_qk_padded, d_v_padded, memory, extra_rows=d_v_padded
+            q.dtype, group, n, layout, d_qk_padded, d_v_padded, memory, extra_rows=d_v_padded, hopper=hopper
         )
         tiles = layout.tiles(options["TOKENS"])
         codes, counts = merged_lists(block_indices, layout, options["TOKENS"])
@@ -297,7 +301,7 @@ def selected_backward(
             **shared, **options,
         )  # fmt: skip
         listed, list_starts, stretch_lists, stretch_starts = query_lists(block_indices, layout, STRETCH)
-        options = dkv_options(q.dtype, select_block, d_qk_padded, d_v_padded, memory)
+        options = dkv_options(q.dtype, select_block, d_qk_padded, d_v_padded, memory, hopper)
         options["ROWS"] = max(options["ROWS"], group_padded)
         chunks = triton.cdiv(select_block, options["CHUNK"])
         most = len(stretch_lists)
