@@ -8,6 +8,7 @@ whole graph is queued when the clock starts.
 """
 
 import copy
+import functools
 import warnings
 from collections.abc import Callable, Iterable
 from contextlib import nullcontext
@@ -171,6 +172,8 @@ class Dense:
             return x if self.head_major else x.transpose(1, 2)
 
         inputs: dict = {"device": generator.device.type, "copies": []}
+        inputs["new"] = normal(sizes.hk, 1), normal(sizes.hk, 1)
+        inputs["position"] = torch.tensor([t - 1], device=generator.device)
         for i in range(copies):
             qkv = normal(sizes.hq, 1), normal(sizes.hk, t), normal(sizes.hk, t)
             inputs["copies"].append(qkv)
@@ -183,17 +186,26 @@ class Dense:
 
 
 class DenseSteps(Recorded):
-    """Steps of dense attention."""
+    """Steps of dense attention; with `append` each stores its token first, where the GPU is told to."""
 
-    def __init__(self, way: Dense) -> None:
+    def __init__(self, way: Dense, *, append: bool = False) -> None:
         super().__init__()
-        self.way = way
+        self.way, self.append = way, append
 
     def launches(self, inputs: dict) -> Iterable[Callable[[], object]]:
         copies = inputs["copies"]
-        return [lambda i=i: self.way.attend(*copies[i % len(copies)]) for i in range(STEPS)]
+
+        def step(i: int) -> None:
+            q, k, v = copies[i % len(copies)]
+            if self.append:
+                for store, new in zip((k, v), inputs["new"], strict=True):
+                    store.index_copy_(2, inputs["position"], new)
+            self.way.attend(q, k, v)
+
+        return [lambda i=i: step(i) for i in range(STEPS)]
 
 
+@functools.lru_cache
 def fastest_dense(t: int, batch: int, sizes: Sizes, device: str) -> tuple[Dense, str]:
     """The fastest way at this size, and a note of what each of them took.
 

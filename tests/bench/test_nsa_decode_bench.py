@@ -114,6 +114,20 @@ def test_dense_steps_are_compared_too(head_major):
         nsa_decode_checks.check_dense_row(steps, inputs)
 
 
+@pytest.mark.parametrize("head_major", [True, False])
+def test_dense_steps_may_store_their_token(head_major):
+    way = Dense(None, head_major)
+    inputs = way.draw(50, 2, TINY, generator())
+    before = [k.clone() for _, k, _ in inputs["copies"]]
+    DenseSteps(way).run(inputs)
+    assert all(torch.equal(k, old) for (_, k, _), old in zip(inputs["copies"], before, strict=True))
+    DenseSteps(way, append=True).run(inputs)
+    for (_, k, v), old in zip(inputs["copies"], before, strict=True):
+        assert torch.equal(k[:, :, :-1], old[:, :, :-1])
+        assert torch.equal(k[:, :, -1:], inputs["new"][0])
+        assert torch.equal(v[:, :, -1:], inputs["new"][1])
+
+
 @pytest.mark.parametrize("attention", nsa_decode_model.ATTENTIONS)
 def test_model_steps_go_on_from_a_full_cache_and_start_again(attention):
     config = DecoderConfig(32, 16, 2, 2, 1, 8, 16)
