@@ -100,7 +100,8 @@ def compress(
     if type(phi) is BlockCompressor and (phi.head_dim, phi.block) == (x.shape[3], config.compress_block):
         whole = [(start, end) for start, end in bounds if end - start >= phi.block]
         if whole:
-            return torch.cat([phi.sequence(x[:, a:b], config.compress_stride) for a, b in whole], dim=1)
+            parts = [phi.sequence(x[:, a:b], config.compress_stride) for a, b in whole]
+            return torch.cat(parts, dim=1) if len(parts) > 1 else parts[0]
     blocks = []
     for start, end in bounds:
         if end - start >= config.compress_block:  # unfold refuses a shorter axis
