@@ -976,7 +976,7 @@ assert 80e9 // million["nsa"] == 80e9 // million["dense"] == 3
 # - Its model has 30 layers and is trained. Our step is one layer's attention, on random numbers: selection of random keys reads as many bytes as selection of real ones.
 # - It does not describe its cache. What is kept, when $\varphi$ runs, and how tokens are taken back is ours.
 #
-# And what servers do that we do not: storage in pages {cite}`kwon2023vllm`, so that a short row does not reserve the room of a long one; caches in 8 bits; prompts that share a beginning.
+# And what servers do that we do not: storage in pages {cite}`kwon2023vllm`, so that a short row does not reserve the room of a long one (`benchmarks/nsa_decode_log.md` says what our steps would lose by it); caches in 8 bits; prompts that share a beginning.
 #
 # ## References
 #
