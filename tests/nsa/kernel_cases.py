@@ -11,13 +11,14 @@ rounding to nearest, always downwards. GPUs round. So that one tolerance fits bo
 conversion is replaced here by PyTorch's, which rounds.
 """
 
+import functools
 import itertools
 import math
 
 import numpy as np
 import pytest
 import torch
-from hypothesis import Phase, settings
+from hypothesis import Phase, given, seed, settings
 
 from minisys.nsa import NSAConfig, nsa_attention
 from minisys.nsa.reference import attention_weights, selected_mask, weighted_values
@@ -70,6 +71,27 @@ few = settings(
     max_examples=6 if INTERPRETED else 40, deadline=None, derandomize=True, database=None,
     phases=[Phase.explicit, Phase.generate],
 )  # fmt: skip
+SHARES = 1 if INTERPRETED else 8
+
+
+def sweep(**strategies):
+    """Like `given` with `few`; on a GPU in shares of other examples each, so that workers share compiling."""
+
+    def decorate(check):
+        drawn = few(given(**strategies)(check))
+        if SHARES > 1:  # of the number of the share, not of the test's source as `derandomize` has it
+            part = settings(few, max_examples=few.max_examples // SHARES, derandomize=False)
+            drawn = part(given(**strategies)(check))
+
+        @pytest.mark.parametrize("share", range(SHARES))
+        @functools.wraps(check)
+        def test(share):
+            (seed(share)(drawn) if SHARES > 1 else drawn)()
+
+        del test.__wrapped__  # pytest would ask for its arguments
+        return test
+
+    return decorate
 
 
 def draw(*shape, seed=0, dtype=torch.float32):

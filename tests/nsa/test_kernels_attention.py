@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-from hypothesis import given
 from hypothesis import strategies as st
 
 from minisys.nsa import NativeSparseAttention, NSAConfig, nsa_attention
@@ -255,8 +254,7 @@ def test_the_layer_learns_through_the_kernels():
         assert cases.error(got, expected.double()) < 3e-5, name
 
 
-@cases.few
-@given(
+@cases.sweep(
     lengths=st.lists(
         st.integers(1, 12 if INTERPRETED else 500), min_size=1, max_size=2 if INTERPRETED else 4
     ),

@@ -5,7 +5,6 @@ import functools
 
 import pytest
 import torch
-from hypothesis import given
 from hypothesis import strategies as st
 
 from minisys.core.decoder import Decoder, DecoderConfig, generate
@@ -159,8 +158,7 @@ def test_head_sizes_of_models_and_the_papers_blocks(d_qk, d_v, dtype):
     check_step(cache, q, gates, problem.scale)
 
 
-@cases.few
-@given(data=st.data())
+@cases.sweep(data=st.data())
 def test_any_pattern_of_appends(data):
     """Rows of different lengths, several tokens at once, drafts taken back, PyTorch's append in between."""
     config = data.draw(st.sampled_from(list(CONFIGS.values())))

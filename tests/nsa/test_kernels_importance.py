@@ -7,7 +7,6 @@ within 1e-3 of that of the blocks left out.
 
 import pytest
 import torch
-from hypothesis import given
 from hypothesis import strategies as st
 
 from minisys.nsa import NSAConfig
@@ -165,8 +164,7 @@ def test_large_scores():
     check_blocks(SMALL, 30 * q, 30 * k_cmp, scale=1.0, differ=0.1)
 
 
-@cases.few
-@given(
+@cases.sweep(
     t=st.integers(1, 90),
     group=st.sampled_from([1, 2, 5]),
     stride=st.integers(1, 4),

@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-from hypothesis import given
 from hypothesis import strategies as st
 
 from minisys.nsa import NSAConfig
@@ -136,8 +135,7 @@ def test_all_blocks_are_dense_attention():
     assert error(selected_attention(q, k, v, every, config=config), dense_out.double()) < 1e-6
 
 
-@cases.few
-@given(
+@cases.sweep(
     b=st.integers(1, 2),
     t=st.integers(1, 30),
     group=st.sampled_from([1, 3, 7, 16]),
