@@ -30,7 +30,7 @@ from minisys.nsa.kernels.tiles import (
     INTERPRETED,
     LOG2_E,
     MAX_HEAD_DIM,
-    launch_options,
+    dependent_launch,
     padded,
     positive_scale,
     power_of_two,
@@ -162,7 +162,7 @@ def _options(cache: NSACache, keys_first: bool) -> dict[str, int | bool]:
     depths = {"num_stages": 3, "KEY_DEPTH": 4 if keys_first else 3, "VALUE_DEPTH": 3}
     if cache.dtype == torch.float32:
         depths = dict.fromkeys(depths, 1)
-    return {"num_warps": 4, "maxnreg": 168} | depths | launch_options(cache.device)
+    return {"num_warps": 4, "maxnreg": 168} | depths | dependent_launch(cache.device)
 
 
 def decode_triton(

@@ -29,7 +29,7 @@ from minisys.nsa.cache import NSACache
 from minisys.nsa.compression import BlockCompressor
 from minisys.nsa.kernels.band import visible_keys
 from minisys.nsa.kernels.decode_parts import arrive
-from minisys.nsa.kernels.tiles import launch_options, padded, power_of_two, product_onto
+from minisys.nsa.kernels.tiles import dependent_launch, padded, power_of_two, product_onto
 
 
 @triton.jit
@@ -275,5 +275,5 @@ def append_triton(cache: NSACache, new: tuple[Tensor, ...], counts: Sequence[int
             K_HIDDEN=hidden[0], V_HIDDEN=hidden[1], ROTATE=cache.rotary_base is not None,
             SPAN=config.compress_block, STRIDE=config.compress_stride, HAS_COUNTS=counts is not None,
             HEADS=power_of_two(hk), BATCH=power_of_two(b), M_PROGRAMS=m_programs,
-            **options, **launch_options(cache.device),
+            **options, **dependent_launch(cache.device),
         )  # fmt: skip

@@ -53,8 +53,8 @@ def is_hopper(device: torch.device) -> bool:
 
 
 @functools.cache
-def launch_options(device: torch.device) -> dict[str, bool]:
-    """Whether a kernel is launched to depend on the one before it within the GPU."""
+def dependent_launch(device: torch.device) -> dict[str, bool]:
+    """Options of a launch that depends on the one before it within the GPU, where the GPU knows that."""
     if INTERPRETED or torch.cuda.get_device_capability(device) < (9, 0):
         return {"DEPENDENT": False}
     return {"DEPENDENT": True, "launch_pdl": True}
