@@ -140,7 +140,7 @@ def _first_token(attention: str, name: str, device: str) -> Case:
         build=build,
         draw=lambda generator: _draw(config, (1, t), generator),
         flops=flops + 2 * t * weights,
-        bytes=weights * _element(dtype),
+        bytes=weights * dtype.itemsize,
         ours=attention == "nsa",
         note="prefill of first_token_model; FLOPs and bytes of dense projections only",
     )
@@ -158,7 +158,7 @@ def _next_token(attention: str, name: str, batch: int, device: str) -> Case:
     weights = matrix_parameters(config)
     flops = layers * query_flops(t - 1, CONFIG, d_qk=d, d_v=d, hq=config.num_heads)[attention]
     moved = step_bytes(
-        t, CONFIG, d_qk=d, d_v=d, hk=config.num_kv_heads, batch=batch, element_bytes=_element(dtype)
+        t, CONFIG, d_qk=d, d_v=d, hk=config.num_kv_heads, batch=batch, element_bytes=dtype.itemsize
     )
     return Case(
         name=attention,
@@ -167,7 +167,7 @@ def _next_token(attention: str, name: str, batch: int, device: str) -> Case:
         build=build,
         draw=lambda generator: _draw(config, (batch, 1), generator),
         flops=batch * (flops + 2 * weights),
-        bytes=weights * _element(dtype) + int(layers * moved[attention]),
+        bytes=weights * dtype.itemsize + int(layers * moved[attention]),
         ours=attention == "nsa",
         note="a step of first_token_model, weights included; FLOPs and bytes of dense projections only",
     )
@@ -175,10 +175,6 @@ def _next_token(attention: str, name: str, batch: int, device: str) -> Case:
 
 def _draw(config: DecoderConfig, shape: tuple[int, int], generator: torch.Generator) -> dict:
     return {"tokens": torch.randint(config.vocab_size, shape, generator=generator, device=generator.device)}
-
-
-def _element(dtype: torch.dtype) -> int:
-    return torch.empty((), dtype=dtype).element_size()
 
 
 def matrix_parameters(config: DecoderConfig) -> int:

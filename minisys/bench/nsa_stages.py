@@ -128,7 +128,8 @@ def stage_bytes(name: str, t: int, direction: str, sizes: Sizes) -> int:
     tc, top_n = CONFIG.num_compressed(t), CONFIG.top_n
     large = t * sizes.hq * sizes.head_dim * element  # q, an output or a gradient of either
     row = 4 * t * sizes.hq  # float32, a number for each query head
-    keys = 2 * (tc if name in ("compressed", "importance") else t) * sizes.hk * sizes.head_dim * element
+    stored = {"compressed": tc, "importance": tc, "compressed and window": tc + t}.get(name, t)
+    keys = 2 * stored * sizes.hk * sizes.head_dim * element
     gates = t * sizes.hq * element  # of one branch
     numbers = 4 * t * sizes.hk * top_n if name in ("importance", "selected") else 0
     if direction == "backward":
@@ -137,11 +138,7 @@ def stage_bytes(name: str, t: int, direction: str, sizes: Sizes) -> int:
         return 4 * large + 3 * row + 2 * keys + numbers  # q, do and dq, which is read and written
     return {
         "φ": 2 * (t + tc) * sizes.hk * sizes.head_dim * element,
-        "compressed and window": 2 * large
-        + keys
-        + 2 * tc * sizes.hk * sizes.head_dim * element
-        + row
-        + 2 * gates,
+        "compressed and window": 2 * large + keys + row + 2 * gates,
         "importance": large + keys // 2 + row + numbers,
         "selected": 3 * large + keys + numbers + gates,
     }[name]

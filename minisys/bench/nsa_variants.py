@@ -30,6 +30,7 @@ def variants() -> list[Variant]:
     from minisys.nsa.kernels.band import band_forward, two_bands_forward
     from minisys.nsa.kernels.importance import top_blocks_forward
     from minisys.nsa.kernels.selected import selected_forward
+    from minisys.nsa.kernels.tiles import padded, power_of_two
 
     def bands(x: dict, options: dict) -> object:
         return two_bands_forward(
@@ -49,7 +50,7 @@ def variants() -> list[Variant]:
 
     def selected(x: dict, tokens: int) -> object:
         group = x["q"].shape[1] // x["k_slc"].shape[1]
-        rows = max(16, tokens * (1 << (group - 1).bit_length()))
+        rows = padded(tokens * power_of_two(group))
         selected_forward(
             x["q"], x["k_slc"], x["v_slc"], x["blocks"], x["layout"], x["scale"], store=False,
             combine=(x["others"], x["gates"]), options={"TOKENS": tokens, "ROWS": rows},

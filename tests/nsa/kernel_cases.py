@@ -182,6 +182,12 @@ def error(out, reference):
     return ((out.double() - reference).norm() / reference.norm()).item()
 
 
+def assert_same(got, expected):
+    """One computation by two kernels: every bit, but compiled the last ones of float32 may differ."""
+    bits = 4 * torch.finfo(torch.float32).eps if got.dtype == torch.float32 and not INTERPRETED else 0
+    torch.testing.assert_close(got, expected, rtol=bits, atol=bits)
+
+
 def errors(got, reference, least=0.0):
     """Error of every tensor by name. A reference of zeros is divided by `least`, or wants exact zeros."""
     found = {}

@@ -10,8 +10,9 @@ it ends, and waits for its end on the GPU.
 Several new tokens of a row are so many queries with lengths of their own over the same row of the cache.
 
 Scratch memory of a step, in numbers of 4 bytes: for each (query, query head) a numerator of d_v for every
-part, and one for every selection block; with 64 heads and 65,536 tokens 0.6 MiB for each row of the batch. In
-small batches also a weight for every compressed key, another 0.5 MiB.
+part, and one for every selection block; with 64 heads and 65,536 tokens 0.5 MiB for each row of a batch of 64
+and, cut into more parts, 0.8 of 8 and 1.6 of one. In small batches also a weight for every compressed key,
+another 0.5 MiB.
 """
 
 import functools

@@ -46,7 +46,7 @@ if bool(INTERPRETED) != triton.knobs.runtime.interpret:
 def is_hopper(device: torch.device) -> bool:
     """Whether tile options tuned on an H100 are for this GPU; the interpreter runs the same.
 
-    Elsewhere boxes become many instructions, so tiles have more threads, which compiles in a fourth of the
+    Elsewhere boxes become many instructions, so tiles have more threads, which compiles in a third of the
     time and spills little (compiled for capability 8.0 and 8.9, not run: benchmarks/nsa_kernels_log.md).
     """
     return bool(INTERPRETED) or torch.cuda.get_device_capability(device)[0] == 9
