@@ -83,7 +83,7 @@ def cut(pairs: int, most_tiles: int, chunks: int, free: int, processors: int) ->
         "SPLITS": splits,
         "WINDOW_PARTS": 2 if wanted >= 8 else 1,
         "CHOICES": max(1, min(chunks, wanted // 4)),
-        "CHOSEN_PARTS": max(1, triton.cdiv(free, 3 if wanted >= 8 else 7)),
+        "CHOSEN_PARTS": max(1, triton.cdiv(free, 3 if wanted >= 8 else 5)),
         "WAVE": max(1, min(pairs, 2 * processors // splits)),
     }
 

@@ -1,12 +1,10 @@
 """New tokens into the cache, and φ of the blocks that they complete, in one launch (equation 7).
 
 Two kinds of programs. One a row stores the row's new keys and values of all branches where they belong. The
-others hold a piece of φ's first layer each, some columns of a few tokens of the block, for some of the heads
-and rows, and look whether any row completes a block. Where none does, which with a stride of 16 is the case
-in 15 of 16 steps of a batch of equal lengths, they end at once, and φ's weights (2 MiB for keys and 2 MiB for
-values with heads of 128) are not read. Else each multiplies its piece for the completing blocks, tile by
-tile, and the last one to arrive at a tile adds up the pieces, in a fixed order, applies the second layer and
-rotates the key.
+others are φ's (decode_compress.py): each looks whether any row completes a block. Where none does, which with
+a stride of 16 is the case in 15 of 16 steps of a batch of equal lengths, they end at once, and φ's weights
+(2 MiB for keys and 2 MiB for values with heads of 128) are not read. Else they compute the completing blocks,
+tile by tile.
 
 In one launch nobody may change what another program still reads. So a block's newest tokens are taken from
 the input and not from the ring, where they are being stored; and every program counts the lengths of the rows
@@ -28,8 +26,8 @@ from minisys.core.checks import check
 from minisys.nsa.cache import NSACache
 from minisys.nsa.compression import BlockCompressor
 from minisys.nsa.kernels.band import visible_keys
-from minisys.nsa.kernels.decode_parts import arrive
-from minisys.nsa.kernels.tiles import dependent_launch, padded, power_of_two, product_onto
+from minisys.nsa.kernels.decode_compress import compress_blocks, phi_options, phi_scratch
+from minisys.nsa.kernels.tiles import dependent_launch, padded, power_of_two
 
 
 @triton.jit
@@ -54,111 +52,22 @@ def store_token(x, store, row, hk, position, size, D: tl.constexpr, D_PADDED: tl
 
 @triton.jit
 @no_type_check
-def compress_blocks(
-    raw, new, places, first_weight, first_bias, second_weight, second_bias, turns, target, partial,
-    arrivals, lengths, counts, b, t, hk, size, target_size, most, piece, columns, m_tile,
-    D: tl.constexpr, D_PADDED: tl.constexpr, HIDDEN: tl.constexpr, ROTATE: tl.constexpr, SPAN: tl.constexpr,
-    STRIDE: tl.constexpr, HAS_COUNTS: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
-    PIECES: tl.constexpr, CHUNK: tl.constexpr,
-):  # fmt: skip
-    """Piece `piece` and hidden columns from `columns` on, of the completing blocks of one tile.
-
-    The last program of the tile to arrive ends it.
-    """
-    COLUMN_TILES: tl.constexpr = (HIDDEN + COLUMNS - 1) // COLUMNS
-    TOKENS: tl.constexpr = SPAN // PIECES
-    HALF: tl.constexpr = (D + 1) // 2
-    HALF_PADDED: tl.constexpr = D_PADDED // 2 if D_PADDED > 16 else 16
-    dims = tl.arange(0, D_PADDED)[None, :]
-    column = columns + tl.arange(0, COLUMNS)
-    # Instance: a head of a row, and one of the up to `most` blocks that an append completes in it.
-    instance = m_tile * ROWS + tl.arange(0, ROWS)
-    head = instance % hk
-    row = instance // (hk * most)
-    exists = row < b
-    length = tl.load(lengths + row, mask=exists, other=0)
-    after = length + t
-    if HAS_COUNTS:
-        after = length + tl.load(counts + row, mask=exists, other=0)
-    block = visible_keys(length - 1, SPAN, STRIDE) + instance // hk % most
-    complete = exists & (block < visible_keys(after - 1, SPAN, STRIDE))
-    if tl.max(complete.to(tl.int32), axis=0) > 0:
-        total = tl.full([ROWS, COLUMNS], 0.0, tl.float32)
-        old_rows = raw + (row.to(tl.int64) * hk + head)[:, None] * size * D + dims
-        new_rows = new + (row.to(tl.int64) * t * hk + head)[:, None] * D + dims
-        weight_rows = first_weight + column[:, None] * (SPAN * D) + dims
-        for place in range(piece * TOKENS, piece * TOKENS + TOKENS):
-            position = block * STRIDE + place
-            is_old = (complete & (position < length))[:, None] & (dims < D)
-            is_new = (complete & (position >= length))[:, None] & (dims < D)
-            x = tl.load(old_rows + (position % size)[:, None] * D, mask=is_old, other=0.0).to(tl.float32)
-            x += tl.load(new_rows + ((position - length) * hk)[:, None] * D, mask=is_new, other=0.0)
-            x += tl.load(places + place * D + dims, mask=dims < D, other=0.0)
-            used = (column[:, None] < HIDDEN) & (dims < D)
-            w = tl.load(weight_rows + place * D, mask=used, other=0.0)
-            total = product_onto(x.to(w.dtype), tl.trans(w), total)
-        tile = partial + m_tile * (PIECES * ROWS * HIDDEN)
-        local = tl.arange(0, ROWS)[:, None] * HIDDEN
-        tl.store(tile + piece * (ROWS * HIDDEN) + local + column, total, mask=(column < HIDDEN)[None, :])
-
-        if arrive(arrivals + m_tile) == PIECES * COLUMN_TILES - 1:
-            tl.store(arrivals + m_tile, 0)  # for the next append
-            # Two halves of the result, element i and i + D/2 of a head, which rotary positions pair.
-            half = tl.arange(0, HALF_PADDED)
-            low_rows = second_weight + half[:, None] * HIDDEN
-            low = tl.full([ROWS, HALF_PADDED], 0.0, tl.float32)
-            high = tl.full([ROWS, HALF_PADDED], 0.0, tl.float32)
-            for first in tl.range(0, HIDDEN, CHUNK, num_stages=1):
-                unit = first + tl.arange(0, CHUNK)
-                real = (unit < HIDDEN)[None, :]
-                hidden = tl.load(first_bias + unit, mask=unit < HIDDEN, other=0.0).to(tl.float32)[None, :]
-                for i in tl.static_range(PIECES):
-                    hidden += tl.load(tile + i * (ROWS * HIDDEN) + local + unit, mask=real, other=0.0)
-                hidden = (hidden / (1 + tl.exp(-hidden))).to(second_weight.dtype.element_ty)
-                w = tl.load(low_rows + unit, mask=real & (half < HALF)[:, None], other=0.0)
-                low = product_onto(hidden, tl.trans(w), low)
-                w = tl.load(
-                    low_rows + HALF * HIDDEN + unit, mask=real & (half < D - HALF)[:, None], other=0.0
-                )
-                high = product_onto(hidden, tl.trans(w), high)
-            low += tl.load(second_bias + half, mask=half < HALF, other=0.0)[None, :]
-            high += tl.load(second_bias + HALF + half, mask=half < D - HALF, other=0.0)[None, :]
-            if ROTATE:
-                # As `rotate` does: the numbers go through the cache's dtype before they are turned.
-                low = low.to(target.dtype.element_ty).to(tl.float32)
-                high = high.to(target.dtype.element_ty).to(tl.float32)
-                inside = complete[:, None] & (half < HALF)[None, :]
-                turn = turns + block[:, None] * (2 * HALF) + half
-                cos = tl.load(turn, mask=inside, other=0.0)
-                sin = tl.load(turn + HALF, mask=inside, other=0.0)
-                turned = low * cos - high * sin
-                high = high * cos + low * sin
-                low = turned
-            out = target + ((row.to(tl.int64) * hk + head)[:, None] * target_size + block[:, None]) * D
-            low = low.to(target.dtype.element_ty)
-            high = high.to(target.dtype.element_ty)
-            tl.store(out + half, low, mask=complete[:, None] & (half < HALF)[None, :])
-            tl.store(out + HALF + half, high, mask=complete[:, None] & (half < D - HALF)[None, :])
-
-
-@triton.jit
-@no_type_check
 def append_kernel(
     new_k_raw, new_v_raw, new_k_slc, new_v_slc, new_k_win, new_v_win,
     k_raw, v_raw, k_slc, v_slc, k_win, v_win, k_cmp, v_cmp,
     k_places, k_first_weight, k_first_bias, k_second_weight, k_second_bias,
     v_places, v_first_weight, v_first_bias, v_second_weight, v_second_bias,
     turns, partial, arrivals, lengths, program_lengths, counts,
-    b, t, hk, capacity, window_size, raw_size, cmp_size, most, m_tiles, v_partial,
+    b, t, hk, capacity, window_size, raw_size, cmp_size, most, m_tiles, v_partial, v_arrivals,
     D_QK: tl.constexpr, D_V: tl.constexpr, D_QK_PADDED: tl.constexpr, D_V_PADDED: tl.constexpr,
     K_HIDDEN: tl.constexpr, V_HIDDEN: tl.constexpr, ROTATE: tl.constexpr, SPAN: tl.constexpr,
     STRIDE: tl.constexpr, HAS_COUNTS: tl.constexpr, HEADS: tl.constexpr, BATCH: tl.constexpr,
-    ROWS: tl.constexpr, COLUMNS: tl.constexpr, PIECES: tl.constexpr, CHUNK: tl.constexpr,
+    ROWS: tl.constexpr, COLUMNS: tl.constexpr, PIECES: tl.constexpr,
     M_PROGRAMS: tl.constexpr, DEPENDENT: tl.constexpr,
 ):  # fmt: skip
-    if DEPENDENT:  # the next launch may get ready; the one before must have ended
-        gdc_launch_dependents()
+    if DEPENDENT:  # the one before must have ended; the next launch may get ready
         gdc_wait()
+        gdc_launch_dependents()
     program = tl.program_id(0)
     if program < b:
         length = tl.load(lengths + program)
@@ -201,34 +110,21 @@ def append_kernel(
                     compress_blocks(
                         k_raw, new_k_raw, k_places, k_first_weight, k_first_bias, k_second_weight,
                         k_second_bias, turns, k_cmp, partial, arrivals, own_lengths, counts, b, t, hk,
-                        raw_size, cmp_size, most, program // K_TILES, program % K_TILES * COLUMNS, m_tile,
+                        raw_size, cmp_size, most, program // K_TILES, program % K_TILES, m_tile,
                         D_QK, D_QK_PADDED, K_HIDDEN, ROTATE, SPAN, STRIDE, HAS_COUNTS, ROWS, COLUMNS,
-                        PIECES, CHUNK,
+                        PIECES,
                     )  # fmt: skip
                 else:
                     of_values = program - PIECES * K_TILES
                     compress_blocks(
                         v_raw, new_v_raw, v_places, v_first_weight, v_first_bias, v_second_weight,
-                        v_second_bias, turns, v_cmp, partial + v_partial, arrivals + m_tiles, own_lengths,
+                        v_second_bias, turns, v_cmp, partial + v_partial, arrivals + v_arrivals, own_lengths,
                         counts, b, t, hk, raw_size, cmp_size, most, of_values // V_TILES,
-                        of_values % V_TILES * COLUMNS, m_tile, D_V, D_V_PADDED, V_HIDDEN, False, SPAN, STRIDE,
-                        HAS_COUNTS, ROWS, COLUMNS, PIECES, CHUNK,
+                        of_values % V_TILES, m_tile, D_V, D_V_PADDED, V_HIDDEN, False, SPAN, STRIDE,
+                        HAS_COUNTS, ROWS, COLUMNS, PIECES,
                     )  # fmt: skip
         tl.debug_barrier()  # every warp has read the lengths
         tl.store(own_lengths + rows, after, mask=rows < b)
-
-
-def append_options(span: int, heads: int, dtype: torch.dtype) -> dict[str, int]:
-    """Instances (a block and a head) and hidden columns of a tile, pieces that a block's tokens are cut into,
-    hidden units that the second layer takes at once, warps and pipeline depth.
-
-    `heads` are the key/value heads of all rows together.
-    """
-    options = {"PIECES": next(count for count in range(8, 0, -1) if span % count == 0)}
-    if dtype == torch.float32:  # products take registers
-        return options | {"ROWS": 16, "COLUMNS": 16, "CHUNK": 16, "num_warps": 4, "num_stages": 1}
-    rows = min(64, max(16, power_of_two(triton.cdiv(heads, 4))))
-    return options | {"ROWS": rows, "COLUMNS": 32, "CHUNK": 32, "num_warps": 4, "num_stages": 2}
 
 
 def append_triton(cache: NSACache, new: tuple[Tensor, ...], counts: Sequence[int] | None) -> None:
@@ -247,7 +143,7 @@ def append_triton(cache: NSACache, new: tuple[Tensor, ...], counts: Sequence[int
         same = w.dtype == cache.dtype and w.device == cache.device
         check(same, name, f"{w.dtype} on {w.device}", f"{cache.dtype} on {cache.device}, as the cache")
     most = triton.cdiv(t, config.compress_stride)
-    options = append_options(config.compress_block, b * hk, cache.dtype)
+    options = phi_options(config.compress_block, b * hk, cache.dtype)
     m_tiles = triton.cdiv(b * most * hk, options["ROWS"])
     hidden = [phi.first.out_features for phi in phis]
     # As many whatever t is: each counts the lengths in its own copy, which a recorded graph relies on.
@@ -255,8 +151,9 @@ def append_triton(cache: NSACache, new: tuple[Tensor, ...], counts: Sequence[int
     programs = m_programs * options["PIECES"] * sum(triton.cdiv(h, options["COLUMNS"]) for h in hidden)
     if cache.program_lengths is None or len(cache.program_lengths) != programs:
         cache.program_lengths = cache.lengths.expand(programs, b).contiguous()
-    sums = [m_tiles * options["PIECES"] * options["ROWS"] * h for h in hidden]
-    partial = torch.empty(sum(sums), dtype=torch.float32, device=cache.device)
+    wanted = [phi_scratch(h, d, options) for h, d in zip(hidden, (cache.d_qk, cache.d_v), strict=True)]
+    numbers, counters = ([m_tiles * x for x in of_both] for of_both in zip(*wanted, strict=True))
+    partial = torch.empty(sum(numbers), dtype=torch.float32, device=cache.device)
     weights = [
         x.detach().contiguous()
         for phi in phis
@@ -268,9 +165,9 @@ def append_triton(cache: NSACache, new: tuple[Tensor, ...], counts: Sequence[int
             *(x.contiguous() for x in new),
             cache.k_raw, cache.v_raw, cache.k_slc, cache.v_slc, cache.k_win, cache.v_win,
             cache.k_cmp, cache.v_cmp, *weights, cache.turns(), partial,
-            cache.counter("append", 2 * m_tiles), cache.lengths, cache.program_lengths,
+            cache.counter("append", sum(counters)), cache.lengths, cache.program_lengths,
             device_counts, b, t, hk, cache.capacity, cache.k_win.shape[2],
-            cache.k_raw.shape[2], cache.k_cmp.shape[2], most, m_tiles, sums[0],
+            cache.k_raw.shape[2], cache.k_cmp.shape[2], most, m_tiles, numbers[0], counters[0],
             D_QK=cache.d_qk, D_V=cache.d_v, D_QK_PADDED=padded(cache.d_qk), D_V_PADDED=padded(cache.d_v),
             K_HIDDEN=hidden[0], V_HIDDEN=hidden[1], ROTATE=cache.rotary_base is not None,
             SPAN=config.compress_block, STRIDE=config.compress_stride, HAS_COUNTS=counts is not None,

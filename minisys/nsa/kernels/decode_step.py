@@ -114,9 +114,9 @@ def step_kernel(
     SLOTS: tl.constexpr, LISTED: tl.constexpr, KEY_DEPTH: tl.constexpr, VALUE_DEPTH: tl.constexpr,
     DEPENDENT: tl.constexpr,
 ):  # fmt: skip
-    if DEPENDENT:  # the next launch may get ready; the one before must have ended
-        gdc_launch_dependents()
+    if DEPENDENT:  # the one before must have ended; the next launch may get ready
         gdc_wait()
+        gdc_launch_dependents()
     if KEYS_FIRST:
         pair, part = what_to_do_in_one_group(
             tl.program_id(0), pairs, SPLITS, WINDOW_PARTS, CHOICES, CHOSEN_PARTS
