@@ -181,15 +181,16 @@ def test_any_pattern_of_appends(data):
         cache.truncate([length - count for length, count in zip(cache.row_lengths, back, strict=True)])
 
 
+@pytest.mark.parametrize("choices", [0, 1])
 @pytest.mark.parametrize(
     ("splits", "window_parts", "chosen_parts"), [(1, 1, 1), (2, 3, 2), (3, 1, 5), (5, 2, 4), (16, 4, 3)]
 )
-def test_however_the_work_is_cut(splits, window_parts, chosen_parts):
+def test_however_the_work_is_cut(splits, window_parts, chosen_parts, choices):
     config = NSAConfig(4, 2, 4, top_n=8, window=70)
     problem = problem_of(config, batch=1, t=300, hq=2, hk=1)
     cache = filled(problem, [300])
     _, q, gates = problem.new([299], 1)
-    cuts = {"SPLITS": splits, "WINDOW_PARTS": window_parts, "CHOSEN_PARTS": chosen_parts}
+    cuts = {"SPLITS": splits, "WINDOW_PARTS": window_parts, "CHOSEN_PARTS": chosen_parts, "CHOICES": choices}
     out = check_step(cache, q, gates, problem.scale, **cuts)
     assert torch.equal(out, check_step(cache, q, gates, problem.scale, **cuts))  # counters are back at zero
     assert error(check_step(cache, q, gates, problem.scale, **cuts, KEYS_FIRST=False), out) < 1e-6
@@ -212,6 +213,7 @@ def list_programs(out, pairs, SPLITS: tl.constexpr, WINDOW_PARTS: tl.constexpr, 
     [
         (4, 2, 1, 1, 2, 2), (5, 3, 2, 2, 4, 2), (3, 1, 1, 1, 1, 3), (7, 2, 1, 3, 3, 4), (6, 2, 2, 1, 2, 1),
         (1, 1, 1, 1, 1, 8), (4, 2, 1, 1, 2, None), (1, 1, 1, 1, 1, None), (5, 3, 2, 4, 5, None),
+        (1, 1, 1, 0, 1, None), (4, 3, 2, 0, 5, None), (5, 2, 1, 0, 2, 2),
     ],
 )  # fmt: skip
 def test_every_program_waits_for_earlier_ones_only(pairs, splits, window, choices, chosen, wave):
@@ -227,20 +229,25 @@ def test_every_program_waits_for_earlier_ones_only(pairs, splits, window, choice
     at = {job: i for i, job in enumerate(order)}
     forced = splits + window
     for pair in range(pairs):
+        scans = [at[pair, part] for part in range(splits)]
         choice = [at[pair, forced + 1 + i] for i in range(choices)]
-        total, first = at[pair, forced + 1 + choices], forced + 2 + choices
-        assert max(at[pair, part] for part in range(splits)) < min(choice)
-        assert max(at[pair, part] for part in range(splits)) < total
-        assert max(choice) < min(at[pair, part] for part in range(first, parts))
+        readers = [at[pair, part] for part in range(forced + 2 + choices, parts)]
+        assert max(scans) < min(choice + readers)
+        assert max(scans) < at[pair, forced + 1 + choices]  # the sum
+        assert max(choice, default=0) < min(readers)
 
 
 @pytest.mark.parametrize("t", [300, 1200])
-@pytest.mark.parametrize("choices", [1, 3])
+@pytest.mark.parametrize("choices", [0, 1, 3])
 def test_a_choice_among_more_blocks_than_are_looked_at_together(choices, t):
     """150 blocks in one chunk, 600 in three, whose lists are merged; and one warp's list has all the best."""
     problem = problem_of(NSAConfig(2, 1, 2, top_n=9), batch=1, t=t, hq=2, hk=1)
     cache = filled(problem, [t])
     _, q, gates = problem.new([t - 2], 2)
+    if choices == 0 and t > 512:
+        with pytest.raises(ValueError, match="CHOICES: got 0, expected 1 or more, for 3 chunks"):
+            check_step(cache, q, gates, problem.scale, CHOICES=choices)
+        return
     check_step(cache, q, gates, problem.scale, CHOICES=choices)
     cache.k_cmp[0, 0, 40:80:4] = 4 * q[0, 0, 0]
     check_step(cache, q, gates, problem.scale, CHOICES=choices)

@@ -23,6 +23,7 @@ import triton
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from minisys.core.checks import check
 from minisys.nsa.cache import NSACache
 from minisys.nsa.kernels.decode_choose import chunk_of
 from minisys.nsa.kernels.decode_step import step_kernel
@@ -115,8 +116,12 @@ def step_arguments(
     blocks = config.num_selectable(cache.capacity)
     chunk = chunk_of(blocks, tile_blocks)
     chunks = triton.cdiv(blocks, chunk)
-    cuts = cut(pairs, tiles, chunks, free, processors_of(device)) | cuts
+    asked = cuts
+    cuts = cut(pairs, tiles, chunks, free, processors_of(device)) | asked
     cuts = {"KEYS_FIRST": cuts["WAVE"] >= pairs} | cuts  # only where all pairs are one group
+    if cuts["KEYS_FIRST"] and chunks == 1 and "CHOICES" not in asked:
+        cuts["CHOICES"] = 0  # everyone who reads chosen blocks chooses
+    check(cuts["CHOICES"] > 0 or chunks == 1, "CHOICES", 0, f"1 or more, for {chunks} chunks")
     splits, window_parts, choices, chosen_parts, wave = (
         cuts[name] for name in ("SPLITS", "WINDOW_PARTS", "CHOICES", "CHOSEN_PARTS", "WAVE")
     )
@@ -134,7 +139,7 @@ def step_arguments(
         "tile_max": empty(pairs, group, tiles), "credits": empty(pairs, group, tiles, tile_blocks),
         "spills": empty(pairs, group, tiles, max(1, extra)), "base": empty(pairs, group, d_v),
         "kept": empty(pairs if cuts["KEYS_FIRST"] else 0, tiles, group, keys, dtype=q.dtype),
-        "bits": empty(pairs, chunks, chunk, dtype=torch.int32),
+        "bits": empty(pairs, max(chunks, chosen_parts), chunk, dtype=torch.int32),
         "lists": empty(pairs, 2, chunks, free, dtype=torch.int32),
         "counters": cache.counter("step", 4 * pairs),
         "scale_log2": scale * LOG2_E, "pairs": pairs, "t": t,
@@ -178,6 +183,9 @@ def decode_triton(
 
     The latter int32, by falling importance, -1 where there are fewer. Arguments are checked by `nsa_decode`.
     `cuts` replaces some of the numbers of `cut`, for measurements, and options of the launch.
+
+    Raises:
+        ValueError: no `CHOICES`, but a row is more than one chunk.
     """
     programs, arguments = step_arguments(q, cache, gates, scale, counts, **cuts)
     with torch.cuda.device_of(q):  # Triton launches on the current device

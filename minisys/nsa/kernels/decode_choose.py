@@ -8,6 +8,8 @@ Everything else of a step waits for it, so it is a short chain of dependent read
   instruction. All four warps do the same, so no round waits for another warp. Ties go to the earlier block.
 * The lists of the chunks are merged in the same way: by the one program of a pair that has them all, or where
   several share the chunks by everyone who reads chosen blocks.
+* In a small batch whose rows are one chunk nobody chooses for others: everyone who reads chosen blocks does
+  it, which takes less time than to be told.
 """
 
 from typing import no_type_check
@@ -150,6 +152,24 @@ def best_of_lists(bits, numbers, count, FREE: tl.constexpr, SLOTS: tl.constexpr,
 
 @triton.jit
 @no_type_check
+def choose_in_chunk(stats, tile_max, credits, spills, bits, pair, chunk, tiles, used_tiles, end, scale_log2,
+                    SPLITS: tl.constexpr, PARTS: tl.constexpr, GROUP: tl.constexpr, ROWS: tl.constexpr,
+                    TILE_BLOCKS: tl.constexpr, EXTRA: tl.constexpr, INITIAL: tl.constexpr,
+                    FREE: tl.constexpr, SLOTS: tl.constexpr, CHUNK: tl.constexpr):  # fmt: skip
+    """The best FREE of a chunk: importance and numbers, [1, SLOTS]. `bits` is scratch for CHUNK numbers."""
+    TILES: tl.constexpr = CHUNK // TILE_BLOCKS
+    found = importance_bits(
+        stats, tile_max, credits, spills, pair, chunk * TILES, tiles, used_tiles, end, scale_log2, SPLITS,
+        PARTS, GROUP, ROWS, TILES, TILE_BLOCKS, EXTRA, INITIAL,
+    )  # fmt: skip
+    # Through memory into the layout that a round wants.
+    tl.store(bits + tl.arange(0, TILES)[:, None] * TILE_BLOCKS + tl.arange(0, TILE_BLOCKS)[None, :], found)
+    tl.debug_barrier()  # every warp has stored
+    return best_of_chunk(bits, chunk * CHUNK, FREE, SLOTS, CHUNK // LANES)
+
+
+@triton.jit
+@no_type_check
 def choose_blocks(stats, tile_max, credits, spills, bits, lists, counter, pair, choice, most_chunks, tiles,
                   used_tiles, end, scale_log2, SPLITS: tl.constexpr,
                   PARTS: tl.constexpr, GROUP: tl.constexpr, ROWS: tl.constexpr, TILE_BLOCKS: tl.constexpr,
@@ -159,8 +179,6 @@ def choose_blocks(stats, tile_max, credits, spills, bits, lists, counter, pair, 
 
     A program that has all chunks merges the lists, into the first of them.
     """
-    TILES: tl.constexpr = CHUNK // TILE_BLOCKS
-    tile = tl.arange(0, TILES)[:, None]
     slot = tl.arange(0, SLOTS)[None, :]
     first_list = pair.to(tl.int64) * most_chunks
     bits += first_list * CHUNK
@@ -168,15 +186,10 @@ def choose_blocks(stats, tile_max, credits, spills, bits, lists, counter, pair, 
     numbers = lists + most_chunks * FREE
     chunks = tl.cdiv(end, CHUNK)
     for chunk in tl.range(choice, chunks, CHOICES, num_stages=1):
-        found = importance_bits(
-            stats, tile_max, credits, spills, pair, chunk * TILES, tiles, used_tiles, end, scale_log2,
-            SPLITS, PARTS, GROUP, ROWS, TILES, TILE_BLOCKS, EXTRA, INITIAL,
+        best, number = choose_in_chunk(
+            stats, tile_max, credits, spills, bits + chunk * CHUNK, pair, chunk, tiles, used_tiles, end,
+            scale_log2, SPLITS, PARTS, GROUP, ROWS, TILE_BLOCKS, EXTRA, INITIAL, FREE, SLOTS, CHUNK,
         )  # fmt: skip
-        # Through memory into the layout that a round wants.
-        own = bits + chunk * CHUNK
-        tl.store(own + tile * TILE_BLOCKS + tl.arange(0, TILE_BLOCKS)[None, :], found)
-        tl.debug_barrier()  # every warp has stored
-        best, number = best_of_chunk(own, chunk * CHUNK, FREE, SLOTS, CHUNK // LANES)
         tl.store(lists + chunk * FREE + slot, best, mask=slot < FREE)
         tl.store(numbers + chunk * FREE + slot, number, mask=slot < FREE)
     if CHOICES == 1:  # noqa: SIM102 (known when it is compiled, and known when it runs)

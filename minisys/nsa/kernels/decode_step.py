@@ -7,8 +7,8 @@ rows of its products, so keys and values are read once for the whole group.
   flash decoding). The cut does not depend on what the row holds on the host's side: programs behind the end
   of a row stop at once, and one grid serves every length, as a recorded graph needs it.
 * `CHOICES` programs wait for the pieces and choose the blocks (decode_choose.py).
-* The chosen blocks, in `CHOSEN_PARTS` pieces, wait for the choice. They lie before the local ones, so they
-  are complete and need no causal mask.
+* The chosen blocks, in `CHOSEN_PARTS` pieces, wait for the choice, or choose for themselves where `CHOICES`
+  is 0. They lie before the local ones, so they are complete and need no causal mask.
 * The window, in `WINDOW_PARTS` pieces, and the blocks that every query reads, whatever it selects: the
   initial and the local ones.
 * One program adds up the compressed branch.
@@ -31,7 +31,7 @@ import triton.language as tl
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
 from minisys.nsa.kernels.band import visible_keys
-from minisys.nsa.kernels.decode_choose import choose_blocks, chosen_blocks
+from minisys.nsa.kernels.decode_choose import choose_blocks, choose_in_chunk, chosen_blocks
 from minisys.nsa.kernels.decode_parts import (
     arrive,
     load_rows,
@@ -139,14 +139,15 @@ def step_kernel(
         num_keys = visible_keys(position, SPAN, STRIDE)
         used_tiles = tl.cdiv(num_keys, TILE_KEYS)
 
+        first_local = tl.maximum(own - LOCAL + 1, 0)
         if part > FORCED and part < SUM:
-            wait_for(counters, SPLITS)
-            choose_blocks(
-                stats, tile_max, credits, spills, bits, lists, counters + 2, pair, part - FORCED - 1,
-                most_chunks, tiles, used_tiles, tl.maximum(own - LOCAL + 1, 0), scale_log2, SPLITS,
-                PARTS, GROUP, ROWS, TILE_BLOCKS, EXTRA, INITIAL, FREE, SLOTS, CHUNK, MERGED,
-                CHOICES,
-            )  # fmt: skip
+            if CHOICES > 0:
+                wait_for(counters, SPLITS)
+                choose_blocks(
+                    stats, tile_max, credits, spills, bits, lists, counters + 2, pair, part - FORCED - 1,
+                    most_chunks, tiles, used_tiles, first_local, scale_log2, SPLITS, PARTS, GROUP, ROWS,
+                    TILE_BLOCKS, EXTRA, INITIAL, FREE, SLOTS, CHUNK, MERGED, CHOICES,
+                )  # fmt: skip
         elif part == SUM:
             wait_for(counters + 1, SPLITS)
             gate = tl.load(gates + rows * 3, mask=head < GROUP, other=0.0).to(tl.float32)
@@ -195,14 +196,22 @@ def step_kernel(
                     v_rows = v_slc + cache_row * capacity * D_V
                     end = CHUNKS * (initial + tl.maximum(tl.minimum(own + 1 - initial, LOCAL), 0))
                     if part > SUM:
-                        wait_for(counters + 2, CHOICES)
                         each = (FREE + CHOSEN_PARTS - 1) // CHOSEN_PARTS
                         first = (part - SUM - 1) * each
                         taken = (slot < each) & (first + slot < FREE)
-                        number = chosen_blocks(
-                            lists, pair, most_chunks, tl.maximum(own - LOCAL + 1, 0), FREE, SLOTS, CHUNK,
-                            MERGED, CHOICES,
-                        )  # fmt: skip
+                        if CHOICES > 0:
+                            wait_for(counters + 2, CHOICES)
+                            number = chosen_blocks(
+                                lists, pair, most_chunks, first_local, FREE, SLOTS, CHUNK, MERGED, CHOICES
+                            )
+                        else:
+                            wait_for(counters, SPLITS)
+                            own_bits = bits + (pair * CHOSEN_PARTS + part - SUM - 1) * CHUNK
+                            _, number = choose_in_chunk(
+                                stats, tile_max, credits, spills, own_bits, pair, 0, tiles, used_tiles,
+                                first_local, scale_log2, SPLITS, PARTS, GROUP, ROWS, TILE_BLOCKS, EXTRA,
+                                INITIAL, FREE, SLOTS, CHUNK,
+                            )  # fmt: skip
                         mine = tl.where(taken, first + slot, SLOTS)[:, None]
                         listed = tl.max(tl.where(tl.arange(0, SLOTS)[None, :] == mine, number, -1), axis=1)
                         tl.store(chosen + pair * FREE + first + slot, listed, mask=taken)
