@@ -18,6 +18,14 @@ from minisys.nsa.kernels.attention import nsa_op  # isort: skip  (skipped withou
 
 pytestmark = pytest.mark.gpu
 
+
+@pytest.fixture(autouse=True)
+def nothing_left():
+    """Other workers use the same GPU: what a test took is given back."""
+    yield
+    torch.cuda.empty_cache()
+
+
 CONFIG = NSAConfig()
 FIELDS = [32, 16, 64, 16, 1, 2, 512]
 HEADS = {"hq": 64, "hk": 4, "d_qk": 128, "d_v": 128}

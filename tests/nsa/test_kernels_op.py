@@ -125,6 +125,8 @@ def no_compiled_code():
     torch.compiler.reset()
 
 
+# Inductor of PyTorch 2.11 imports what PyTorch itself calls deprecated.
+@pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")
 @pytest.mark.usefixtures("no_runtime_types", "no_compiled_code")
 @pytest.mark.parametrize("scale", [None, -0.3])
 def test_compile_in_one_graph(scale):
