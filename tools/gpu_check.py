@@ -64,14 +64,18 @@ def main(options: list[str]) -> int:
         f"PyTorch {torch.__version__}, Triton {triton.__version__}",
         flush=True,
     )
-    files = sorted(str(path) for path in ROOT.glob("tests/*/test_kernels*.py"))
+    files = sorted(ROOT.glob("tests/*/test_kernels*.py"), key=lambda path: ("large" not in path.name, path))
     workers = min(8, os.cpu_count() or 1)
-    parallel = ["-p", "xdist", "-n", str(workers)] if importlib.util.find_spec("xdist") else []
+    parallel = (
+        ["-p", "xdist", "-n", str(workers), "--dist", "loadgroup"]
+        if importlib.util.find_spec("xdist")
+        else []
+    )
     # Each worker, and each compiler that torch.compile starts, would otherwise have a thread for every core.
     os.environ.update({"OMP_NUM_THREADS": "1", "TORCHINDUCTOR_COMPILE_THREADS": "1"})
     # Plugins that happen to be installed may warn, and a warning is an error here.
     os.environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"
-    return 0 if run_tests(["-q", "-p", "pytest_timeout", *parallel, *options, *files]) else 1
+    return 0 if run_tests(["-q", "-p", "pytest_timeout", *parallel, *options, *map(str, files)]) else 1
 
 
 if __name__ == "__main__":

@@ -26,6 +26,9 @@ def nothing_left():
     torch.cuda.empty_cache()
 
 
+# Gigabytes each: never two of them beside each other.
+one_at_a_time = pytest.mark.xdist_group("large")
+
 CONFIG = NSAConfig()
 FIELDS = [32, 16, 64, 16, 1, 2, 512]
 HEADS = {"hq": 64, "hk": 4, "d_qk": 128, "d_v": 128}
@@ -81,6 +84,7 @@ def tail(inputs, blocks, rows, b):
     return out, leaves
 
 
+@one_at_a_time
 @pytest.mark.parametrize(
     ("b", "t", "hq", "hk", "d_qk"),
     [(1, 65536, 64, 4, 128), (1, 16383, 64, 4, 192), (5, 65536, 64, 4, 128)],
@@ -116,6 +120,7 @@ def peak(t, backward):
     return torch.cuda.max_memory_allocated()
 
 
+@one_at_a_time
 @pytest.mark.parametrize("backward", [False, True], ids=["forward", "backward"])
 def test_memory_is_linear(backward):
     """Twice the tokens take at most twice the memory: the slack is what does not grow."""
@@ -124,6 +129,7 @@ def test_memory_is_linear(backward):
     assert whole < 2.02 * half, (half / 2**30, whole / 2**30)
 
 
+@one_at_a_time
 def test_two_runs_agree_at_16k():
     inputs, do = large(16384)
     first, second = (with_gradients(inputs, do, CONFIG, backend="triton") for _ in range(2))
