@@ -131,7 +131,7 @@ SHAPES = {
     "no positions": {"base": None, "d_qk": 5},
     "scale": {"scale": 0.3},
     "negative scale": {"scale": -0.5},
-    "wide φ": {"hidden": 70},
+    "wide φ": {"hidden": 150},  # ten tiles of columns in float32, the last not full
     "batch": {"batch": 3},
 }
 

@@ -5,7 +5,7 @@ the cache's capacity, never on lengths, so both can be recorded in a CUDA graph 
 Run a step once before recording it, so that everything is compiled and counters exist.
 
 On GPUs that know programmatic dependent launches (Hopper and later) a launch gets ready while the one before
-it ends, and waits for its end on the GPU.
+it runs, and waits for its end on the GPU.
 
 Several new tokens of a row are so many queries with lengths of their own over the same row of the cache.
 
