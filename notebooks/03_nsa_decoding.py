@@ -637,7 +637,7 @@ for batch, least, goal in ((8, 7, 9.5), (64, 9, 11)):
     )
 against = {
     "our whole step against dense attention": ("dense", "nsa"),
-    "against a dense step that stores its token, in two launches": (
+    "against a dense step that stores its token too": (
         "dense and append",
         "nsa",
     ),

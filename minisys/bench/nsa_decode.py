@@ -123,7 +123,7 @@ def _dense(t: int, batch: int, sizes: Sizes, device: str, *, append: bool = Fals
         chosen["way"], note = fastest_dense(t, batch, sizes, device)
         steps = DenseSteps(chosen["way"], append=append)
         verify = None if append else functools.partial(check_dense_row, steps)
-        note = "the same, and two launches that store the new token" if append else note
+        note = "the same, and a launch that stores the new token" if append else note
         return Built(steps.run, steps.prepare, verify, steps=STEPS, note=note)
 
     return Case(

@@ -70,7 +70,7 @@ def check_nsa_row(steps: NSASteps, inputs: dict) -> float:
 
 def check_dense_row(steps: DenseSteps, inputs: dict) -> float:
     """The same for dense attention."""
-    q, k, v = inputs["copies"][0]
+    q, (k, v) = inputs["copies"][0]
     out = steps.way.attend(q, k, v)[-1:].transpose(1, 2)
     q, k, v = (x[-1:].transpose(1, 2).double() for x in (q, k, v))
     everything = torch.ones(1, k.shape[1], dtype=torch.bool, device=k.device)

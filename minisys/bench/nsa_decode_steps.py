@@ -160,24 +160,27 @@ class Dense:
         return f"{name}, {'[b, hk, t, d]' if self.head_major else '[b, t, hk, d]'}"
 
     def draw(self, t: int, batch: int, sizes: Sizes, generator: torch.Generator) -> dict:
-        """Queries, keys and values ``[b, h, t, d]``, in as many copies as the cache could not hold."""
+        """Queries ``[b, h, t, d]``, keys and values ``[2, b, h, t, d]``, in copies that no cache could hold.
+
+        Keys and values share a tensor so that one launch stores a token.
+        """
         element = torch.empty((), dtype=sizes.dtype).element_size()
         copies = resident(2 * batch * t * sizes.hk * sizes.head_dim * element, generator.device.type)
 
-        def normal(h: int, tokens: int) -> Tensor:
-            shape = (batch, h, tokens) if self.head_major else (batch, tokens, h)
+        def normal(count: int, h: int, tokens: int) -> Tensor:
+            shape = (count, batch, h, tokens) if self.head_major else (count, batch, tokens, h)
             x = torch.randn(
                 *shape, sizes.head_dim, generator=generator, device=generator.device, dtype=sizes.dtype
             )
-            return x if self.head_major else x.transpose(1, 2)
+            return x if self.head_major else x.transpose(2, 3)
 
         inputs: dict = {"device": generator.device.type, "copies": []}
-        inputs["new"] = normal(sizes.hk, 1), normal(sizes.hk, 1)
+        inputs["new"] = normal(2, sizes.hk, 1)
         inputs["position"] = torch.tensor([t - 1], device=generator.device)
         for i in range(copies):
-            qkv = normal(sizes.hq, 1), normal(sizes.hk, t), normal(sizes.hk, t)
-            inputs["copies"].append(qkv)
-            inputs |= {f"{name} {i}": x for name, x in zip("qkv", qkv, strict=True)}
+            q, kv = normal(1, sizes.hq, 1)[0], normal(2, sizes.hk, t)
+            inputs["copies"].append((q, kv))
+            inputs |= {f"q {i}": q, f"kv {i}": kv}
         return inputs
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -196,11 +199,10 @@ class DenseSteps(Recorded):
         copies = inputs["copies"]
 
         def step(i: int) -> None:
-            q, k, v = copies[i % len(copies)]
+            q, kv = copies[i % len(copies)]
             if self.append:
-                for store, new in zip((k, v), inputs["new"], strict=True):
-                    store.index_copy_(2, inputs["position"], new)
-            self.way.attend(q, k, v)
+                kv.index_copy_(3, inputs["position"], inputs["new"])
+            self.way.attend(q, *kv)
 
         return [lambda i=i: step(i) for i in range(STEPS)]
 
