@@ -75,7 +75,7 @@ def plan(device: str, *, quick: bool = False) -> Plan:
     cases += model_cases(model_size, device)
     model, prompt, dtype, _ = MODEL[model_size]
     heads = {"d_qk": sizes.head_dim, "d_v": sizes.head_dim, "hk": sizes.hk}
-    element = torch.empty((), dtype=sizes.dtype).element_size()
+    element = sizes.dtype.itemsize
     about = {
         "sizes": {"hq": sizes.hq, "hk": sizes.hk, "head_dim": sizes.head_dim, "dtype": _name(sizes.dtype)},
         "config": asdict(CONFIG),
@@ -105,7 +105,7 @@ def _name(dtype: torch.dtype) -> str:
 
 def _counts(t: int, batch: int, sizes: Sizes) -> tuple[dict, dict]:
     """(FLOPs, bytes) of a step by part; nsa with φ's share."""
-    d, element = sizes.head_dim, torch.empty((), dtype=sizes.dtype).element_size()
+    d, element = sizes.head_dim, sizes.dtype.itemsize
     flops = query_flops(t - 1, CONFIG, d_qk=d, d_v=d, hq=sizes.hq)
     phi = compression_flops(CONFIG.compress_block, CONFIG, d_qk=d, d_v=d, hk=sizes.hk)
     flops["φ"] = phi // CONFIG.compress_stride
@@ -116,7 +116,7 @@ def _counts(t: int, batch: int, sizes: Sizes) -> tuple[dict, dict]:
 
 def _dense(t: int, batch: int, sizes: Sizes, device: str, *, append: bool = False) -> Case:
     flops, moved = _counts(t, batch, sizes)
-    token = 2 * sizes.hk * sizes.head_dim * torch.empty((), dtype=sizes.dtype).element_size()
+    token = 2 * sizes.hk * sizes.head_dim * sizes.dtype.itemsize
     chosen = {}
 
     def build() -> Built:

@@ -102,7 +102,7 @@ class NSASteps(Recorded):
     def draw(self, batch: int, generator: torch.Generator) -> dict:
         """Caches of random numbers, filled up to a little under t tokens, and a new token for each."""
         sizes, device, d = self.sizes, generator.device, self.sizes.head_dim
-        element = torch.empty((), dtype=sizes.dtype).element_size()
+        element = sizes.dtype.itemsize
         read = step_bytes(self.t, CONFIG, d_qk=d, d_v=d, hk=sizes.hk, batch=batch, element_bytes=element)
         copies = resident(read["nsa"], device.type)
         normal = lambda *shape: torch.randn(shape, generator=generator, device=device, dtype=sizes.dtype)
@@ -164,7 +164,7 @@ class Dense:
 
         Keys and values share a tensor so that one launch stores a token.
         """
-        element = torch.empty((), dtype=sizes.dtype).element_size()
+        element = sizes.dtype.itemsize
         copies = resident(2 * batch * t * sizes.hk * sizes.head_dim * element, generator.device.type)
 
         def normal(count: int, h: int, tokens: int) -> Tensor:

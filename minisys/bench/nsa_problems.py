@@ -189,7 +189,7 @@ def count_flops(problem: str, t: int, direction: str, sizes: Sizes) -> int:
 
 def count_bytes(problem: str, t: int, direction: str, sizes: Sizes) -> int:
     """Bytes if each input is read and each output written once."""
-    element = torch.empty((), dtype=sizes.dtype).element_size()
+    element = sizes.dtype.itemsize
     b, rows = (DECODE_BATCH, 1) if problem == "decode" else (1, t)
     out = b * rows * sizes.hq * sizes.head_dim * element
     key = b * t * sizes.hk * sizes.head_dim * element

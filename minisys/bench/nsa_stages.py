@@ -124,7 +124,7 @@ def stage_flops(name: str, t: int, direction: str, sizes: Sizes) -> int:
 
 def stage_bytes(name: str, t: int, direction: str, sizes: Sizes) -> int:
     """Bytes if a stage reads each of its inputs and writes each of its outputs once."""
-    element = torch.empty((), dtype=sizes.dtype).element_size()
+    element = sizes.dtype.itemsize
     tc, top_n = CONFIG.num_compressed(t), CONFIG.top_n
     large = t * sizes.hq * sizes.head_dim * element  # q, an output or a gradient of either
     row = 4 * t * sizes.hq  # float32, a number for each query head

@@ -146,9 +146,8 @@ def test_query_lists_wait_for_nothing(monkeypatch):
 
 
 @pytest.mark.gpu
-@pytest.mark.filterwarnings(
-    "ignore:Synchronization debug mode:UserWarning"
-)  # once a process: not all is found
+# PyTorch warns once a process that this mode does not find everything.
+@pytest.mark.filterwarnings("ignore:Synchronization debug mode:UserWarning")
 def test_query_lists_synchronise_nothing():
     layout = layout_of(NSAConfig(), [5000])
     blocks = draw_ordered(layout, 4, 16, 0)

@@ -116,7 +116,10 @@ def test_activation_checkpointing(reentrant):
 
     out = checkpoint(attend, *leaves, use_reentrant=reentrant)
     out.backward(do)
-    cases.assert_same(out, plain["out"])
+    if reentrant:
+        cases.assert_same(out, plain["out"])
+    else:
+        assert torch.equal(out, plain["out"])
     for (name, tensor), leaf in zip(list(plain.items())[1:], leaves, strict=True):
         assert torch.equal(leaf.grad, tensor), name
 

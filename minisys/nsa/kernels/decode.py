@@ -80,12 +80,17 @@ def cut(pairs: int, most_tiles: int, chunks: int, free: int, processors: int) ->
     wanted = max(1, 4 * processors // pairs)
     splits = min(max(2, wanted // 2), most_tiles, MAX_SPLITS)
     splits = triton.cdiv(most_tiles, triton.cdiv(most_tiles, splits))
+    wave = max(1, min(pairs, 2 * processors // splits))
+    one_group = wave == pairs
+    # With one chunk and one group, everyone who reads chosen blocks chooses.
+    choices = 0 if one_group and chunks == 1 else max(1, min(chunks, wanted // 4))
     return {
         "SPLITS": splits,
         "WINDOW_PARTS": 2 if wanted >= 8 else 1,
-        "CHOICES": max(1, min(chunks, wanted // 4)),
+        "CHOICES": choices,
         "CHOSEN_PARTS": max(1, triton.cdiv(free, 3 if wanted >= 8 else 5)),
-        "WAVE": max(1, min(pairs, 2 * processors // splits)),
+        "WAVE": wave,
+        "KEYS_FIRST": one_group,
     }
 
 
@@ -116,11 +121,7 @@ def step_arguments(
     blocks = config.num_selectable(cache.capacity)
     chunk = chunk_of(blocks, tile_blocks)
     chunks = triton.cdiv(blocks, chunk)
-    asked = cuts
-    cuts = cut(pairs, tiles, chunks, free, processors_of(device)) | asked
-    cuts = {"KEYS_FIRST": cuts["WAVE"] >= pairs} | cuts  # only where all pairs are one group
-    if cuts["KEYS_FIRST"] and chunks == 1 and "CHOICES" not in asked:
-        cuts["CHOICES"] = 0  # everyone who reads chosen blocks chooses
+    cuts = cut(pairs, tiles, chunks, free, processors_of(device)) | cuts
     check(cuts["CHOICES"] > 0 or chunks == 1, "CHOICES", 0, f"1 or more, for {chunks} chunks")
     splits, window_parts, choices, chosen_parts, wave = (
         cuts[name] for name in ("SPLITS", "WINDOW_PARTS", "CHOICES", "CHOSEN_PARTS", "WAVE")

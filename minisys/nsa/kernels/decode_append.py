@@ -65,7 +65,7 @@ def append_kernel(
     ROWS: tl.constexpr, COLUMNS: tl.constexpr, PIECES: tl.constexpr,
     M_PROGRAMS: tl.constexpr, DEPENDENT: tl.constexpr,
 ):  # fmt: skip
-    if DEPENDENT:  # the launch before ends, and only then the next gets ready: what waits holds registers
+    if DEPENDENT:  # the launch before ends, and only then the next gets ready: what waits takes room
         gdc_wait()
         gdc_launch_dependents()
     program = tl.program_id(0)

@@ -114,7 +114,7 @@ def step_kernel(
     SLOTS: tl.constexpr, LISTED: tl.constexpr, KEY_DEPTH: tl.constexpr, VALUE_DEPTH: tl.constexpr,
     DEPENDENT: tl.constexpr,
 ):  # fmt: skip
-    if DEPENDENT:  # the launch before ends, and only then the next gets ready: what waits holds registers
+    if DEPENDENT:  # the launch before ends, and only then the next gets ready: what waits takes room
         gdc_wait()
         gdc_launch_dependents()
     if KEYS_FIRST:
