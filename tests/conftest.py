@@ -28,6 +28,14 @@ def no_runtime_types():
     jaxtyping.config.update("jaxtyping_disable", False)
 
 
+@pytest.fixture(autouse=True)
+def gpu_memory_given_back():
+    """Other workers use the same GPU, and PyTorch would keep what a test took."""
+    yield
+    if torch.cuda.is_initialized():
+        torch.cuda.empty_cache()
+
+
 def pytest_collection_modifyitems(items):
     if torch.cuda.is_available():
         return

@@ -57,6 +57,23 @@ def test_counts(tests, options, counts, good, tmp_path):
     assert ("no test passed: nothing was shown to work" in lines) == counts.startswith("0 passed")
 
 
+@pytest.mark.parametrize(
+    ("second", "counts", "good"),
+    [
+        ("fails", "1 passed, 1 failed, 0 skipped", False),
+        ("passes", "2 passed, 0 failed, 0 skipped", True),
+        ("nothing", "1 passed, 0 failed, 0 skipped", True),
+    ],
+)
+def test_counts_of_two_runs(second, counts, good, tmp_path):
+    (tmp_path / "test_both.py").write_text(PASSES + FAILS)
+    runs = [["-p", "no:cacheprovider", "-k", name, "."] for name in ("passes", second)]
+    done = run(f"import gpu_check; print(gpu_check.run_tests(*{runs}))", tmp_path)
+    lines = done.stdout.splitlines()
+    assert counts in lines
+    assert lines[-1] == str(good)
+
+
 def test_without_a_gpu_nothing_passes(tmp_path):
     done = run("import sys, gpu_check; sys.exit(gpu_check.main([]))", tmp_path)
     assert done.returncode == 1

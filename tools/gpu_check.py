@@ -5,8 +5,9 @@
 
 The same tests run in Triton's interpreter under `make test`. They need PyTorch, Triton, NumPy, jaxtyping,
 hypothesis, pytest and pytest-timeout, and nothing else of the environment, so a bare GPU machine will do;
-pytest-xdist, if there is one, spreads the compiling over cores. Passed, failed and skipped are counted apart,
-and a run that tested nothing fails.
+pytest-xdist, if there is one, spreads the compiling over cores; tests that take gigabytes of the GPU's memory
+(marked `large`) run after the others, one at a time. Passed, failed and skipped are counted apart, and a run
+that tested nothing fails.
 """
 
 import importlib.util
@@ -39,14 +40,18 @@ class Counts:
         return f"{self.passed} passed, {self.failed} failed, {self.skipped} skipped"
 
 
-def run_tests(arguments: list[str]) -> bool:
-    """Run pytest and print the counts; true when tests passed and none failed."""
+def run_tests(*runs: list[str]) -> bool:
+    """Run pytest with each list of arguments and print the counts of all.
+
+    True when tests passed and none failed. One run may find no tests; all may not.
+    """
     counts = Counts()
-    status = pytest.main(arguments, plugins=[counts])
+    good = {pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED}
+    ended_well = [pytest.main(arguments, plugins=[counts]) in good for arguments in runs]
     print(counts, flush=True)
     if not counts.passed:
         print("no test passed: nothing was shown to work")
-    return status == pytest.ExitCode.OK and counts.passed > 0
+    return all(ended_well) and counts.passed > 0
 
 
 def main(options: list[str]) -> int:
@@ -64,18 +69,17 @@ def main(options: list[str]) -> int:
         f"PyTorch {torch.__version__}, Triton {triton.__version__}",
         flush=True,
     )
-    files = sorted(ROOT.glob("tests/*/test_kernels*.py"), key=lambda path: ("large" not in path.name, path))
+    files = sorted(map(str, ROOT.glob("tests/*/test_kernels*.py")))
     workers = min(8, os.cpu_count() or 1)
-    parallel = (
-        ["-p", "xdist", "-n", str(workers), "--dist", "loadgroup"]
-        if importlib.util.find_spec("xdist")
-        else []
-    )
+    parallel = importlib.util.find_spec("xdist")
+    together = ["-p", "xdist", "-n", str(workers)] if parallel else []
+    alone = ["-n", "1"] if parallel else []
     # Each worker, and each compiler that torch.compile starts, would otherwise have a thread for every core.
     os.environ.update({"OMP_NUM_THREADS": "1", "TORCHINDUCTOR_COMPILE_THREADS": "1"})
     # Plugins that happen to be installed may warn, and a warning is an error here.
     os.environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"
-    return 0 if run_tests(["-q", "-p", "pytest_timeout", *parallel, *options, *map(str, files)]) else 1
+    arguments = ["-q", "-p", "pytest_timeout", *together, *options, *files]
+    return 0 if run_tests([*arguments, "-m", "not large"], [*arguments, "-m", "large", *alone]) else 1
 
 
 if __name__ == "__main__":

@@ -460,9 +460,14 @@ def test_generation_by_replays_is_generation():
 
 @pytest.mark.gpu
 @pytest.mark.parametrize(
-    ("batch", "t"), [(1, 8192), (8, 65536), (66, 65536), (1, 300_000)],
-    ids=["8k", "64k", "more than 2^31 numbers", "300k"],
-)  # fmt: skip
+    ("batch", "t"),
+    [
+        pytest.param(1, 8192, id="8k"),
+        pytest.param(8, 65536, id="64k"),
+        pytest.param(66, 65536, id="more than 2^31 numbers", marks=pytest.mark.large),
+        pytest.param(1, 300_000, id="300k"),
+    ],
+)
 def test_at_the_size_of_models(batch, t):
     generator = torch.Generator("cuda").manual_seed(0)
     small = Problem(NSAConfig(), batch=1, t=1, hq=64, hk=4, d_qk=128, d_v=128, hidden=256, base=10000.0,

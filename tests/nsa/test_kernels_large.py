@@ -1,9 +1,4 @@
-"""The kernels at the size of models, on a GPU: long sequences, large offsets, memory linear in the length.
-
-A million tokens take a 80 GB GPU and are asked for by MINISYS_LARGE_TESTS=1.
-"""
-
-import os
+"""The kernels at the size of models, on a GPU: long sequences, large offsets, memory linear in the length."""
 
 import pytest
 import torch
@@ -19,15 +14,11 @@ from minisys.nsa.kernels.attention import nsa_op  # isort: skip  (skipped withou
 pytestmark = pytest.mark.gpu
 
 
-@pytest.fixture(autouse=True)
-def nothing_left():
-    """Other workers use the same GPU: what a test took is given back."""
-    yield
-    torch.cuda.empty_cache()
+def needs(gib):
+    """Skip a test where the GPU has less memory than this."""
+    memory = torch.cuda.get_device_properties(0).total_memory / 2**30 if torch.cuda.is_available() else 0
+    return pytest.mark.skipif(memory < gib, reason=f"needs {gib} GiB of GPU memory, there are {memory:.0f}")
 
-
-# Gigabytes each: never two of them beside each other.
-one_at_a_time = pytest.mark.xdist_group("large")
 
 CONFIG = NSAConfig()
 FIELDS = [32, 16, 64, 16, 1, 2, 512]
@@ -84,11 +75,14 @@ def tail(inputs, blocks, rows, b):
     return out, leaves
 
 
-@one_at_a_time
+@pytest.mark.large
 @pytest.mark.parametrize(
     ("b", "t", "hq", "hk", "d_qk"),
-    [(1, 65536, 64, 4, 128), (1, 16383, 64, 4, 192), (5, 65536, 64, 4, 128)],
-    ids=["64k", "16k less one, the paper's heads", "more than 2^31 numbers"],
+    [
+        pytest.param(1, 65536, 64, 4, 128, id="64k"),
+        pytest.param(1, 16383, 64, 4, 192, id="16k less one, the paper's heads"),
+        pytest.param(5, 65536, 64, 4, 128, id="more than 2^31 numbers", marks=needs(70)),
+    ],
 )
 def test_the_last_tokens(b, t, hq, hk, d_qk):
     """Output and gradients of the last 16 tokens of the last batch row."""
@@ -120,7 +114,7 @@ def peak(t, backward):
     return torch.cuda.max_memory_allocated()
 
 
-@one_at_a_time
+@pytest.mark.large
 @pytest.mark.parametrize("backward", [False, True], ids=["forward", "backward"])
 def test_memory_is_linear(backward):
     """Twice the tokens take at most twice the memory: the slack is what does not grow."""
@@ -129,7 +123,7 @@ def test_memory_is_linear(backward):
     assert whole < 2.02 * half, (half / 2**30, whole / 2**30)
 
 
-@one_at_a_time
+@pytest.mark.large
 def test_two_runs_agree_at_16k():
     inputs, do = large(16384)
     first, second = (with_gradients(inputs, do, CONFIG, backend="triton") for _ in range(2))
@@ -156,7 +150,8 @@ def test_default_config(shape, dtype):
     check_whole(CONFIG, dtype=dtype, **shape)
 
 
-@pytest.mark.skipif(not os.environ.get("MINISYS_LARGE_TESTS"), reason="set MINISYS_LARGE_TESTS=1")
+@pytest.mark.large
+@needs(78)
 def test_a_million_tokens():
     inputs, _ = large(2**20, gradient=False)
     with torch.no_grad():
