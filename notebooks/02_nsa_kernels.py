@@ -486,13 +486,13 @@ for name, q in (("random", inputs["q"]), ("zeros", 0 * inputs["q"])):
 
 # %% [markdown]
 # A warp of 32 threads has whole tokens to choose for, so that threads exchange numbers in one instruction, and no warp waits for another.
-# How many programs share a multiprocessor is set by their registers; held to fewer of them, three fit instead of two:
+# How many programs share a multiprocessor is set by their registers; held to fewer of them, three fit instead of two, for a gain smaller than the spread:
 
 # %%
 gained("importance", "importance, two programs share a multiprocessor")
-assert row("stage: importance")["p90_ms"] < ms(
-    "variant: importance, two programs share a multiprocessor"
-)
+two = row("variant: importance, two programs share a multiprocessor")
+assert ms("stage: importance") < two["median_ms"]
+assert row("stage: importance")["p90_ms"] > two["p10_ms"]
 share = ms("stage: importance") / ms(f"stage: {BANDS}")
 print(f"importance takes {100 * share:.0f} % of the time of both branches")
 
@@ -806,7 +806,7 @@ assert shares.index(max(shares)) == stages.index(BANDS)
 #
 # In the same run: PyTorch's FlashAttention-2 and cuDNN {cite}`paszke2019pytorch`, both dense and exact, and the NSA of flash-linear-attention {cite}`yang2024fla`, which has no window, averages instead of a learned $\varphi$, and one set of keys and values for its branches, so it has less to do than ours.
 
-# %% tags=["hide-input"] mystnb={"image": {"alt": "Two log-log charts of milliseconds against tokens from 4k to 64k, forward and backward. The dense lines rise with the square; our NSA rises more slowly, crosses FlashAttention-2 before 8k forward, crosses cuDNN between 8k and 16k, and is lowest at 64k in both. flash-linear-attention's NSA lies above ours from 8k tokens on."}}
+# %% tags=["hide-input"] mystnb={"image": {"alt": "Two log-log charts of milliseconds against tokens from 4k to 64k, forward and backward. The dense lines rise with the square; our NSA rises more slowly, crosses FlashAttention-2 before 8k forward, crosses cuDNN between 8k and 16k, and is lowest at 64k in both. flash-linear-attention's NSA lies above ours at every length."}}
 peers = {
     "sdpa-flash": ("FlashAttention-2", "s-"),
     "sdpa-cudnn": ("cuDNN", "^-"),
@@ -845,9 +845,8 @@ for n in lengths:
     print(
         f"{n:8,} {forward:5.2f} {backward:10.2f} {ratios[0]:9.2f} {ratios[1]:6.2f}"
     )
-    slower = ms("nsa-triton", "forward", n) > ms("fla-nsa", "forward", n)
-    assert slower == (n == 4096)
-    assert ms("nsa-triton", "backward", n) < ms("fla-nsa", "backward", n)
+    for way in ("forward", "backward"):
+        assert ms("nsa-triton", way, n) < ms("fla-nsa", way, n)
     assert (
         row("fla-nsa", "forward", n)["flops"]
         < row("nsa-triton", "forward", n)["flops"]
@@ -875,7 +874,6 @@ print(
 #
 # Up to 8k tokens cuDNN is ahead of us, forward and backward together, and at 4k so is FlashAttention-2.
 # There NSA still has three quarters of dense attention's FLOPs, does them at a lower rate, and has more kernels to start.
-# At 4k our forward pass takes no less time than at 8k: the GPU waits for Python to start the next kernel, and even flash-linear-attention is ahead.
 #
 # **Memory** is no reason to use NSA in training ({claim}`nsa-mem`): a dense fused kernel keeps no scores either, and NSA's inputs have three sets of keys and values.
 
@@ -930,14 +928,14 @@ assert row("nsa-triton")["extra_gib"] < row("fla-nsa")["extra_gib"]
 # ````{solution} kernels-l2
 # :class: dropdown
 # $65536 \cdot 4 \cdot 16 \cdot 64 \cdot 256 \cdot 2$ bytes = 137 GB.
-# A tile of 16 rows does 16 FLOPs a byte, so the rate is a sixteenth of the matrix units': 47 TB/s, 16 times what a copy from memory reaches.
+# A tile of 16 rows does 16 FLOPs a byte, so the rate is a sixteenth of the matrix units': 46 TB/s, 15 times what a copy from memory reaches.
 # ````
 
 # %% tags=["hide-input"]
 total = LENGTH * hk * 16 * 64 * (d + d) * 2
 assert round(total / 1e9) == 137
-assert round(matmul / 16 / 1e12) == 47
-assert round(matmul / 16 / copy) == 16
+assert round(matmul / 16 / 1e12) == 46
+assert round(matmul / 16 / copy) == 15
 
 # %% [markdown]
 # ````{exercise} Small groups
@@ -972,14 +970,14 @@ assert round(longest / 1e6, 1) == 2.1
 #
 # ````{solution} kernels-two-passes
 # :class: dropdown
-# The branches have 7.6 TFLOP forward, so 3.8 a product: 26.6 TFLOP with 7, and the two extra ones are 7.6 TFLOP, 10.2 ms.
+# The branches have 7.6 TFLOP forward, so 3.8 a product: 26.6 TFLOP with 7, and the two extra ones are 7.6 TFLOP, 10.3 ms.
 # That is a lower bound: our kernels do not reach that rate.
 # ````
 
 # %% tags=["hide-input"]
 assert round(flops["nsa"] / 1e12, 1) == 7.6
 assert round(flops["nsa"] * 7 / 2 / 1e12, 1) == 26.6
-assert round(1000 * flops["nsa"] / matmul, 1) == 10.2
+assert round(1000 * flops["nsa"] / matmul, 1) == 10.3
 
 # %% [markdown]
 # ````{exercise} How wrong may a guess be
@@ -1007,14 +1005,14 @@ assert round(math.log(2**100 / 4095), 1) == 61.0
 #
 # ````{solution} kernels-floors
 # :class: dropdown
-# 25.2 ms, 8.1 times: no.
+# 25.5 ms, 8.2 times: no.
 # And no kernel of ours runs at its floor, so the selected branch is where nine would have to come from.
 # ````
 
 # %% tags=["hide-input"]
 best = sum(floors) - floors[3] + times[3]
-assert round(best, 1) == 25.2
-assert round(ms("sdpa-flash") / best, 1) == 8.1
+assert round(best, 1) == 25.5
+assert round(ms("sdpa-flash") / best, 1) == 8.2
 
 # %% [markdown]
 # ## What the paper does that we do not
