@@ -205,7 +205,7 @@ def list_cost(ask, generator, given):
 KERNELS = {
     "file": "selected_kernels.py",
     "tolerance": 2e-5,
-    "needs": ("triton",),
+    "needs": ("torch", "triton"),
     "measure": "tiles",
     "seconds": 60.0,
     "memory_mib": 2048,
@@ -248,6 +248,7 @@ PARTS = [
         expected=merged,
         axes="tile hk place",
         mistakes=LISTS,
+        needs=("torch",),
         cost=list_cost,
     ),
     Part(

@@ -79,7 +79,8 @@ class Part:
         mistakes: what wrong results are held against, the likeliest first.
         tolerance: relative and absolute; whole numbers must be equal.
         bonus: its points are counted apart, and are not needed for the full score.
-        needs: modules that must be installed, else the part is skipped.
+        needs: modules that must be installed, else the part is skipped. They are loaded before the limits
+            hold: PyTorch with CUDA alone takes more address space than a part gets.
         measure: a measure for every case, looked at by `inspect`.
         inspect: says which mistake a right result still hides, from what was measured.
         show: more about one place of a case, for the message: ``show(arguments, index)``.
