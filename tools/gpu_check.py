@@ -1,7 +1,7 @@
 """Run the kernels' tests compiled on this machine's GPU: `make test-gpu`.
 
     python tools/gpu_check.py                  tests/*/test_kernels*.py
-    python tools/gpu_check.py -k flash -x      with options of pytest
+    python tools/gpu_check.py -k flash -x      with options of pytest, but not -m
 
 The same tests run in Triton's interpreter under `make test`. They need PyTorch, Triton, NumPy, jaxtyping,
 hypothesis, pytest and pytest-timeout, and nothing else of the environment, so a bare GPU machine will do;
