@@ -23,7 +23,7 @@ from minisys.bench.harness import Unavailable, explain
 from minisys.bench.nsa_problems import CONFIG, Sizes
 from minisys.bench.timing import cache_bytes, measure
 from minisys.core.seeds import seeded
-from minisys.nsa import BlockCompressor, NSACache, nsa_decode
+from minisys.nsa import BlockCompressor, NSACache, nsa_decode, nsa_step
 from minisys.nsa.costs import step_bytes
 
 STEPS = CONFIG.compress_stride
@@ -139,9 +139,11 @@ class NSASteps(Recorded):
 
         def step(i: int) -> None:
             cache, new, q, gates = copies[i % len(copies)]
-            if self.stage in (None, "append"):
+            if self.stage is None:
+                nsa_step(q, cache, gates, **new)
+            elif self.stage == "append":
                 cache.append(**new)
-            if self.stage in (None, "attend"):
+            else:
                 nsa_decode(q, cache, gates)
 
         return [lambda i=i: step(i) for i in range(STEPS)]

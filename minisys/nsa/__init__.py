@@ -9,7 +9,7 @@ from minisys.nsa.attention import nsa_attention, select_blocks
 from minisys.nsa.cache import NSACache
 from minisys.nsa.compression import BlockCompressor, compress
 from minisys.nsa.config import NSAConfig
-from minisys.nsa.decoding import nsa_decode
+from minisys.nsa.decoding import nsa_decode, nsa_step
 from minisys.nsa.module import NativeSparseAttention
 
 __all__ = [
@@ -20,5 +20,6 @@ __all__ = [
     "compress",
     "nsa_attention",
     "nsa_decode",
+    "nsa_step",
     "select_blocks",
 ]

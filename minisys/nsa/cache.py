@@ -34,6 +34,7 @@ from minisys.nsa.compression import compress
 from minisys.nsa.config import NSAConfig
 
 Phi = Callable[[Tensor], Tensor]
+TOKENS = ("k_raw", "v_raw", "k_slc", "v_slc", "k_win", "v_win")  # what a cache is given of a token
 
 
 class NSACache:
@@ -101,7 +102,7 @@ class NSACache:
         self.k_raw, self.v_raw = empty(raw, d_qk), empty(raw, d_v)
         self.lengths = torch.zeros(batch, dtype=torch.int32, device=device)
         # What the kernels keep between launches (kernels/decode_append.py, kernels/decode.py).
-        self.program_lengths: Tensor | None = None
+        self._length_copies: dict[str, Tensor] = {}
         self._counters: dict[str, list[Tensor]] = {}
         self._turns: Tensor | None = None
         self._lengths = [0] * batch  # the host's copy
@@ -221,6 +222,28 @@ class NSACache:
                 argument that does not fit. Nothing was written.
         """
         new = (k_raw, v_raw, k_slc, v_slc, k_win, v_win)
+        added, ends, recording = self.check_append(new, counts, start)
+        from minisys.nsa.decoding import append_backend, append_reference  # which know caches
+
+        if append_backend(backend, self) == "triton":
+            from minisys.nsa.kernels.decode_append import append_triton
+
+            append_triton(self, dict(zip(TOKENS, new, strict=True)), None if counts is None else added)
+        else:
+            check(not recording, "backend", backend, "'triton' while a graph is recorded")
+            append_reference(self, new, added)
+            self._set_lengths(ends)
+        if not recording:
+            self._moved(ends)
+
+    def check_append(
+        self, new: tuple[Tensor, ...], counts: Sequence[int] | None, start: int | Sequence[int] | None
+    ) -> tuple[list[int], list[int], bool]:
+        """Check the arguments of `append`: tokens and lengths of each row, and whether a graph is recorded.
+
+        Raises:
+            ValueError: as `append` says.
+        """
         t = self._check_new(new)
         check(t <= self.max_append, "k_slc", f"{t} tokens", f"at most max_append = {self.max_append}")
         added = self._check_counts("counts", counts, t)
@@ -231,18 +254,7 @@ class NSACache:
         self._check_ends(ends)
         recording = self.device.type == "cuda" and torch.cuda.is_current_stream_capturing()
         check(not (recording and counts is not None), "counts", counts, "None while a graph is recorded")
-        from minisys.nsa.decoding import append_backend, append_reference  # which know caches
-
-        if append_backend(backend, self) == "triton":
-            from minisys.nsa.kernels.decode_append import append_triton
-
-            append_triton(self, new, None if counts is None else added)
-        else:
-            check(not recording, "backend", backend, "'triton' while a graph is recorded")
-            append_reference(self, new, added)
-            self._set_lengths(ends)
-        if not recording:
-            self._moved(ends)
+        return added, ends, recording
 
     def replayed(self, count: int = 1) -> None:
         """Say that a CUDA graph which appends `count` tokens to every row is about to be replayed.
@@ -300,15 +312,21 @@ class NSACache:
             check(count <= held - least, "q", got, recent)
         return asked
 
-    def counter(self, name: str, count: int) -> Tensor:
-        """int32 zeros ``[count or more]``, kept between launches by a kernel that leaves them at zero.
+    def counter(self, name: str, count: int, dtype: torch.dtype = torch.int32, first: int = 0) -> Tensor:
+        """``[count or more]`` times `first`, and later what the kernels left there.
 
         What it gave out before stays: a recorded graph may use it.
         """
         kept = self._counters.setdefault(name, [])
         if not kept or len(kept[-1]) < count:
-            kept.append(torch.zeros(count, dtype=torch.int32, device=self.device))
+            kept.append(torch.full((count,), first, dtype=dtype, device=self.device))
         return kept[-1]
+
+    def length_copies(self, name: str, count: int) -> Tensor:
+        """The lengths ``[count, b]``, once for each program of a kernel that counts them in its own copy."""
+        if name not in self._length_copies or len(self._length_copies[name]) != count:
+            self._length_copies[name] = self.lengths.expand(count, self.batch).contiguous()
+        return self._length_copies[name]
 
     def turns(self) -> Tensor:
         """Cosine and sine for every compressed key, as `rotate` has them, float32 ``[tc, 2, d_qk/2]``."""
@@ -365,6 +383,6 @@ class NSACache:
     def _set_lengths(self, ends: list[int]) -> None:
         """Write lengths on the device, all copies of them, and on the host."""
         self.lengths.copy_(torch.tensor(ends, dtype=torch.int32))
-        if self.program_lengths is not None:
-            self.program_lengths.copy_(self.lengths.expand_as(self.program_lengths))
+        for copies in self._length_copies.values():
+            copies.copy_(self.lengths.expand_as(copies))
         self._lengths = list(ends)

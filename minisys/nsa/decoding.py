@@ -19,7 +19,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from minisys.core.checks import check, check_choice, check_rank, check_shape
-from minisys.nsa.cache import NSACache
+from minisys.nsa.cache import TOKENS, NSACache
 from minisys.nsa.compression import BlockCompressor
 from minisys.nsa.reference import (
     attention_weights,
@@ -62,6 +62,69 @@ def nsa_decode(
     Raises:
         ValueError: an argument does not fit, or the cache does not hold what the queries would read.
     """
+    scale = _check_query(q, cache, gates, scale)
+    added = cache.check_queries(q.shape[1], counts)
+    if q.shape[1] == 0:
+        return q.new_empty(*q.shape[:3], cache.d_v)
+    if chosen_backend(backend, cache) == "triton":
+        from minisys.nsa.kernels.decode import decode_triton
+
+        return decode_triton(q, cache, gates, scale, None if counts is None else added)[0]
+    return decode_reference(q, cache, gates, scale, added)[0]
+
+
+@torch.no_grad()
+def nsa_step(
+    q: Float[Tensor, "b t hq d_qk"],
+    cache: NSACache,
+    gates: Float[Tensor, "b t hq 3"],
+    k_raw: Float[Tensor, "b t hk d_qk"],
+    v_raw: Float[Tensor, "b t hk d_v"],
+    k_slc: Float[Tensor, "b t hk d_qk"],
+    v_slc: Float[Tensor, "b t hk d_v"],
+    k_win: Float[Tensor, "b t hk d_qk"],
+    v_win: Float[Tensor, "b t hk d_v"],
+    *,
+    start: int | Sequence[int] | None = None,
+    scale: float | None = None,
+    backend: str = "auto",
+) -> Float[Tensor, "b t hq d_v"]:
+    """`NSACache.append` of t tokens a row, and `nsa_decode` of the same tokens.
+
+    On a GPU one token of a few short rows takes one launch instead of two (kernels/decode_short.py).
+
+    Args:
+        q, gates, scale: as `nsa_decode` takes them.
+        k_raw, v_raw, k_slc, v_slc, k_win, v_win, start: as `NSACache.append` takes them.
+        backend: as both take it.
+
+    Returns:
+        ``[b, t, hq, d_v]``.
+
+    Raises:
+        ValueError: an argument does not fit. Nothing was written.
+    """
+    new = (k_raw, v_raw, k_slc, v_slc, k_win, v_win)
+    scale = _check_query(q, cache, gates, scale)
+    _, ends, recording = cache.check_append(new, None, start)
+    t = q.shape[1]
+    check(k_raw.shape[1] == t, "k_raw", f"{k_raw.shape[1]} tokens", f"{t}, as many as q")
+    if t == 1 and append_backend(backend, cache) == "triton":
+        from minisys.nsa.kernels.decode_short import fits
+
+        if fits(cache):
+            from minisys.nsa.kernels.decode_short_launch import short_step_triton
+
+            out = short_step_triton(q, cache, gates, dict(zip(TOKENS, new, strict=True)), scale)[0]
+            if not recording:
+                cache._moved(ends)
+            return out
+    cache.append(*new, backend=backend)
+    return nsa_decode(q, cache, gates, scale=scale, backend=backend)
+
+
+def _check_query(q: Tensor, cache: NSACache, gates: Tensor, scale: float | None) -> float:
+    """Check what is asked of a cache; returns the scale."""
     check_rank("q", q, "b t hq d_qk")
     b, t, hq, d_qk = q.shape
     check_shape("q", q, (cache.batch, t, hq, cache.d_qk), "b t hq d_qk")
@@ -73,14 +136,7 @@ def nsa_decode(
         check(x.device == cache.device, name, x.device, f"{cache.device}, the device of the cache")
     scale = 1 / math.sqrt(d_qk) if scale is None else scale
     check(math.isfinite(scale), "scale", scale, "a finite number")
-    added = cache.check_queries(t, counts)
-    if t == 0:
-        return q.new_empty(b, t, hq, cache.d_v)
-    if chosen_backend(backend, cache) == "triton":
-        from minisys.nsa.kernels.decode import decode_triton
-
-        return decode_triton(q, cache, gates, scale, None if counts is None else added)[0]
-    return decode_reference(q, cache, gates, scale, added)[0]
+    return scale
 
 
 def decode_reference(

@@ -10,7 +10,7 @@ from minisys.nsa.attention import nsa_attention
 from minisys.nsa.cache import NSACache
 from minisys.nsa.compression import BlockCompressor, compress
 from minisys.nsa.config import NSAConfig
-from minisys.nsa.decoding import nsa_decode
+from minisys.nsa.decoding import nsa_step
 
 BRANCHES = ("cmp", "slc", "win")
 
@@ -183,8 +183,10 @@ class NativeSparseAttention(nn.Module):
         heads = []
         for start in range(0, x.shape[1], cache.max_append):
             part = slice(start, start + cache.max_append)
-            cache.append(**{name: y[:, part] for name, y in tokens.items()}, backend=backend)
-            heads.append(nsa_decode(q[:, part], cache, gates[:, part], scale=self.scale, backend=backend))
+            new = {name: y[:, part] for name, y in tokens.items()}
+            heads.append(
+                nsa_step(q[:, part], cache, gates[:, part], **new, scale=self.scale, backend=backend)
+            )
         return self._output(torch.cat(heads, dim=1))
 
     def _attend(self, inputs: dict[str, Float[Tensor, "..."]]) -> Float[Tensor, "b t hq d_v"]:

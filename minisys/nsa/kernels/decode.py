@@ -52,12 +52,12 @@ def refusal(cache: NSACache) -> str | None:
         return f"the kernels take {', '.join(map(str, DTYPES))}, not {cache.dtype}"
     if max(cache.d_qk, cache.d_v) > MAX_HEAD_DIM:
         return f"the kernels take heads of at most {MAX_HEAD_DIM}"
-    if per_block > MAX_PER_BLOCK or _extra(cache) > max(1, scan_keys(cache) // per_block):
+    if per_block > MAX_PER_BLOCK or extra_blocks(cache) > max(1, scan_keys(cache) // per_block):
         return f"the kernels take blocks of at most {MAX_PER_BLOCK} strides"
     return None
 
 
-def _extra(cache: NSACache) -> int:
+def extra_blocks(cache: NSACache) -> int:
     """Selection blocks behind its own that a compressed block reaches into."""
     config = cache.config
     reach = config.compress_block // config.compress_stride - 1
@@ -113,7 +113,7 @@ def step_arguments(
     pairs, group = b * t * hk, hq // hk
     q, scale = positive_scale(q.contiguous(), scale)
     per_block = config.select_block // config.compress_stride
-    keys, extra = scan_keys(cache), _extra(cache)
+    keys, extra = scan_keys(cache), extra_blocks(cache)
     tile_blocks = keys // power_of_two(per_block)
     tiles = max(1, triton.cdiv(config.num_compressed(cache.capacity), tile_blocks * per_block))
     forced = config.initial_blocks + config.local_blocks

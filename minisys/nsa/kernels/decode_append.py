@@ -25,8 +25,8 @@ from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 from minisys.core.checks import check
 from minisys.nsa.cache import NSACache
 from minisys.nsa.compression import BlockCompressor
-from minisys.nsa.kernels.band import visible_keys
-from minisys.nsa.kernels.decode_compress import compress_blocks, phi_options, phi_scratch
+from minisys.nsa.kernels.decode_compress import complete_blocks, phi_options, phi_scratch
+from minisys.nsa.kernels.decode_short import step_copies
 from minisys.nsa.kernels.tiles import dependent_launch, padded, power_of_two
 
 
@@ -57,13 +57,13 @@ def append_kernel(
     k_raw, v_raw, k_slc, v_slc, k_win, v_win, k_cmp, v_cmp,
     k_places, k_first_weight, k_first_bias, k_second_weight, k_second_bias,
     v_places, v_first_weight, v_first_bias, v_second_weight, v_second_bias,
-    turns, partial, arrivals, lengths, program_lengths, counts,
+    turns, partial, arrivals, lengths, program_lengths, counts, step_lengths,
     b, t, hk, capacity, window_size, raw_size, cmp_size, most, m_tiles, v_partial, v_arrivals,
     D_QK: tl.constexpr, D_V: tl.constexpr, D_QK_PADDED: tl.constexpr, D_V_PADDED: tl.constexpr,
     K_HIDDEN: tl.constexpr, V_HIDDEN: tl.constexpr, ROTATE: tl.constexpr, SPAN: tl.constexpr,
     STRIDE: tl.constexpr, HAS_COUNTS: tl.constexpr, HEADS: tl.constexpr, BATCH: tl.constexpr,
     ROWS: tl.constexpr, COLUMNS: tl.constexpr, PIECES: tl.constexpr,
-    M_PROGRAMS: tl.constexpr, DEPENDENT: tl.constexpr,
+    M_PROGRAMS: tl.constexpr, STEP_COPIES: tl.constexpr, DEPENDENT: tl.constexpr,
 ):  # fmt: skip
     if DEPENDENT:  # the launch before ends, and only then the next gets ready: what waits takes room
         gdc_wait()
@@ -91,52 +91,28 @@ def append_kernel(
             store_token(new_6, v_win, program, hk, at, window_size, D_V, D_V_PADDED, HEADS)
         tl.debug_barrier()  # every warp has read the length
         tl.store(lengths + program, length + added)
+        if STEP_COPIES > 0:
+            copy = tl.arange(0, triton.next_power_of_2(STEP_COPIES))
+            tl.store(step_lengths + copy * b + program, length + added, mask=copy < STEP_COPIES)
     else:
-        program -= b
-        own_lengths = program_lengths + program * b
-        rows = tl.arange(0, BATCH)
-        before = tl.load(own_lengths + rows, mask=rows < b, other=0)
-        after = before + t
-        if HAS_COUNTS:
-            after = before + tl.load(counts + rows, mask=rows < b, other=0)
-        complete = visible_keys(after - 1, SPAN, STRIDE) > visible_keys(before - 1, SPAN, STRIDE)
-        if tl.max((complete & (rows < b)).to(tl.int32), axis=0) > 0:
-            first_tile = program % M_PROGRAMS
-            program = program // M_PROGRAMS
-            K_TILES: tl.constexpr = (K_HIDDEN + COLUMNS - 1) // COLUMNS
-            V_TILES: tl.constexpr = (V_HIDDEN + COLUMNS - 1) // COLUMNS
-            for m_tile in range(first_tile, m_tiles, M_PROGRAMS):
-                if program < PIECES * K_TILES:
-                    compress_blocks(
-                        k_raw, new_k_raw, k_places, k_first_weight, k_first_bias, k_second_weight,
-                        k_second_bias, turns, k_cmp, partial, arrivals, own_lengths, counts, b, t, hk,
-                        raw_size, cmp_size, most, program // K_TILES, program % K_TILES, m_tile,
-                        D_QK, D_QK_PADDED, K_HIDDEN, ROTATE, SPAN, STRIDE, HAS_COUNTS, ROWS, COLUMNS,
-                        PIECES,
-                    )  # fmt: skip
-                else:
-                    of_values = program - PIECES * K_TILES
-                    compress_blocks(
-                        v_raw, new_v_raw, v_places, v_first_weight, v_first_bias, v_second_weight,
-                        v_second_bias, turns, v_cmp, partial + v_partial, arrivals + v_arrivals, own_lengths,
-                        counts, b, t, hk, raw_size, cmp_size, most, of_values // V_TILES,
-                        of_values % V_TILES, m_tile, D_V, D_V_PADDED, V_HIDDEN, False, SPAN, STRIDE,
-                        HAS_COUNTS, ROWS, COLUMNS, PIECES,
-                    )  # fmt: skip
-        tl.debug_barrier()  # every warp has read the lengths
-        tl.store(own_lengths + rows, after, mask=rows < b)
+        complete_blocks(
+            new_k_raw, new_v_raw, k_raw, v_raw, k_cmp, v_cmp,
+            k_places, k_first_weight, k_first_bias, k_second_weight, k_second_bias,
+            v_places, v_first_weight, v_first_bias, v_second_weight, v_second_bias,
+            turns, partial, arrivals, program_lengths, counts, arrivals, 0, program - b,
+            b, t, hk, raw_size, cmp_size, most, m_tiles, v_partial, v_arrivals,
+            D_QK, D_V, D_QK_PADDED, D_V_PADDED, K_HIDDEN, V_HIDDEN, ROTATE, SPAN, STRIDE, HAS_COUNTS, BATCH,
+            ROWS, COLUMNS, PIECES, M_PROGRAMS, False,
+        )  # fmt: skip
 
 
-def append_triton(cache: NSACache, new: tuple[Tensor, ...], counts: Sequence[int] | None) -> None:
-    """Store `new` tokens, checked by the cache, and the compressed blocks that they complete.
+def phi_arguments(cache: NSACache, t: int) -> tuple[int, dict]:
+    """Number of φ's programs where t tokens are appended, and arguments of `complete_blocks`, by name.
 
     Raises:
         ValueError: φ's weights have another dtype than the cache, or lie elsewhere.
     """
-    b, t = new[0].shape[:2]
-    if t == 0:
-        return
-    config, hk = cache.config, cache.num_kv_heads
+    config, b, hk = cache.config, cache.batch, cache.num_kv_heads
     phis = cast(tuple[BlockCompressor, BlockCompressor], (cache.compress_keys, cache.compress_values))
     for name, phi in zip(("compress_keys", "compress_values"), phis, strict=True):
         w = phi.first.weight
@@ -149,28 +125,47 @@ def append_triton(cache: NSACache, new: tuple[Tensor, ...], counts: Sequence[int
     # As many whatever t is: each counts the lengths in its own copy, which a recorded graph relies on.
     m_programs = triton.cdiv(b * hk, options["ROWS"])
     programs = m_programs * options["PIECES"] * sum(triton.cdiv(h, options["COLUMNS"]) for h in hidden)
-    if cache.program_lengths is None or len(cache.program_lengths) != programs:
-        cache.program_lengths = cache.lengths.expand(programs, b).contiguous()
     wanted = [phi_scratch(h, d, options) for h, d in zip(hidden, (cache.d_qk, cache.d_v), strict=True)]
     numbers, counters = ([m_tiles * x for x in of_both] for of_both in zip(*wanted, strict=True))
-    partial = torch.empty(sum(numbers), dtype=torch.float32, device=cache.device)
-    weights = [
-        x.detach().contiguous()
-        for phi in phis
-        for x in (phi.positions, phi.first.weight, phi.first.bias, phi.second.weight, phi.second.bias)
-    ]
-    device_counts = cache.lengths if counts is None else cache.lengths.new_tensor(counts)
-    with torch.cuda.device_of(partial):  # Triton launches on the current device
+    arguments = {
+        "turns": cache.turns(), "partial": torch.empty(sum(numbers), dtype=torch.float32, device=cache.device),
+        "arrivals": cache.counter("append", sum(counters)),
+        "program_lengths": cache.length_copies("phi", programs), "most": most, "m_tiles": m_tiles,
+        "v_partial": numbers[0], "v_arrivals": counters[0], "K_HIDDEN": hidden[0], "V_HIDDEN": hidden[1],
+        "ROTATE": cache.rotary_base is not None, "BATCH": power_of_two(b), "M_PROGRAMS": m_programs,
+    }  # fmt: skip
+    for name, phi in zip("kv", phis, strict=True):
+        weights = {
+            "places": phi.positions, "first_weight": phi.first.weight, "first_bias": phi.first.bias,
+            "second_weight": phi.second.weight, "second_bias": phi.second.bias,
+        }  # fmt: skip
+        arguments |= {f"{name}_{key}": x.detach().contiguous() for key, x in weights.items()}
+    return programs, arguments | options
+
+
+def append_triton(cache: NSACache, new: dict[str, Tensor], counts: Sequence[int] | None) -> None:
+    """Store `new` tokens, checked by the cache, and the compressed blocks that they complete.
+
+    Raises:
+        ValueError: φ's weights have another dtype than the cache, or lie elsewhere.
+    """
+    b, t = new["k_raw"].shape[:2]
+    if t == 0:
+        return
+    config = cache.config
+    programs, arguments = phi_arguments(cache, t)
+    copies = step_copies(cache)
+    with torch.cuda.device_of(cache.lengths):  # Triton launches on the current device
         append_kernel[(b + programs,)](
-            *(x.contiguous() for x in new),
-            cache.k_raw, cache.v_raw, cache.k_slc, cache.v_slc, cache.k_win, cache.v_win,
-            cache.k_cmp, cache.v_cmp, *weights, cache.turns(), partial,
-            cache.counter("append", sum(counters)), cache.lengths, cache.program_lengths,
-            device_counts, b, t, hk, cache.capacity, cache.k_win.shape[2],
-            cache.k_raw.shape[2], cache.k_cmp.shape[2], most, m_tiles, numbers[0], counters[0],
+            **{f"new_{name}": x.contiguous() for name, x in new.items()},
+            **{name: getattr(cache, name) for name in (*new, "k_cmp", "v_cmp", "lengths")},
+            **arguments,
+            counts=cache.lengths if counts is None else cache.lengths.new_tensor(counts),
+            step_lengths=cache.lengths if copies is None else copies, b=b, t=t, hk=cache.num_kv_heads,
+            capacity=cache.capacity, window_size=cache.k_win.shape[2], raw_size=cache.k_raw.shape[2],
+            cmp_size=cache.k_cmp.shape[2],
             D_QK=cache.d_qk, D_V=cache.d_v, D_QK_PADDED=padded(cache.d_qk), D_V_PADDED=padded(cache.d_v),
-            K_HIDDEN=hidden[0], V_HIDDEN=hidden[1], ROTATE=cache.rotary_base is not None,
             SPAN=config.compress_block, STRIDE=config.compress_stride, HAS_COUNTS=counts is not None,
-            HEADS=power_of_two(hk), BATCH=power_of_two(b), M_PROGRAMS=m_programs,
-            **options, **dependent_launch(cache.device),
+            HEADS=power_of_two(cache.num_kv_heads), STEP_COPIES=0 if copies is None else len(copies),
+            **dependent_launch(cache.device),
         )  # fmt: skip

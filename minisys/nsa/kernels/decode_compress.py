@@ -52,16 +52,16 @@ def first_layer(
 @no_type_check
 def compress_blocks(
     raw, new, places, first_weight, first_bias, second_weight, second_bias, turns, target, partial,
-    arrivals, lengths, counts, b, t, hk, size, target_size, most, piece, column_tile, m_tile,
+    arrivals, lengths, counts, done, stamp, b, t, hk, size, target_size, most, piece, column_tile, m_tile,
     D: tl.constexpr, D_PADDED: tl.constexpr, HIDDEN: tl.constexpr, ROTATE: tl.constexpr, SPAN: tl.constexpr,
     STRIDE: tl.constexpr, HAS_COUNTS: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
-    PIECES: tl.constexpr,
+    PIECES: tl.constexpr, AWAITED: tl.constexpr,
 ):  # fmt: skip
     """Piece `piece` of the hidden columns `column_tile`, for the completing blocks of one tile, and what
     follows for whom comes last.
 
     `partial` holds `phi_scratch` numbers for each tile of instances, `arrivals` its counters: one for each
-    tile of columns, and one.
+    tile of columns, and one. Where it is AWAITED, `stamp` goes to `done`, ``[b · hk]``, when a block is there.
     """
     COLUMN_TILES: tl.constexpr = (HIDDEN + COLUMNS - 1) // COLUMNS
     HALF: tl.constexpr = (D + 1) // 2
@@ -141,6 +141,61 @@ def compress_blocks(
                 high = high.to(target.dtype.element_ty)
                 tl.store(out + half, low, mask=inside)
                 tl.store(out + HALF + half, high, mask=complete[:, None] & (half < D - HALF)[None, :])
+                if AWAITED:
+                    tl.debug_barrier()  # every warp has stored
+                    tl.atomic_xchg(done + row * hk + head, stamp, mask=complete, sem="release")
+
+
+@triton.jit
+@no_type_check
+def complete_blocks(
+    new_k_raw, new_v_raw, k_raw, v_raw, k_cmp, v_cmp,
+    k_places, k_first_weight, k_first_bias, k_second_weight, k_second_bias,
+    v_places, v_first_weight, v_first_bias, v_second_weight, v_second_bias,
+    turns, partial, arrivals, program_lengths, counts, done, stamp, program,
+    b, t, hk, raw_size, cmp_size, most, m_tiles, v_partial, v_arrivals,
+    D_QK: tl.constexpr, D_V: tl.constexpr, D_QK_PADDED: tl.constexpr, D_V_PADDED: tl.constexpr,
+    K_HIDDEN: tl.constexpr, V_HIDDEN: tl.constexpr, ROTATE: tl.constexpr, SPAN: tl.constexpr,
+    STRIDE: tl.constexpr, HAS_COUNTS: tl.constexpr, BATCH: tl.constexpr,
+    ROWS: tl.constexpr, COLUMNS: tl.constexpr, PIECES: tl.constexpr,
+    M_PROGRAMS: tl.constexpr, AWAITED: tl.constexpr,
+):  # fmt: skip
+    """What program `program` of φ's does in a launch that adds tokens: nothing, where no row completes a block.
+
+    It counts the lengths of the rows in a copy of its own, ``program_lengths[program]``.
+    """
+    own_lengths = program_lengths + program * b
+    rows = tl.arange(0, BATCH)
+    before = tl.load(own_lengths + rows, mask=rows < b, other=0)
+    after = before + t
+    if HAS_COUNTS:
+        after = before + tl.load(counts + rows, mask=rows < b, other=0)
+    complete = visible_keys(after - 1, SPAN, STRIDE) > visible_keys(before - 1, SPAN, STRIDE)
+    if tl.max((complete & (rows < b)).to(tl.int32), axis=0) > 0:
+        first_tile = program % M_PROGRAMS
+        program = program // M_PROGRAMS
+        K_TILES: tl.constexpr = (K_HIDDEN + COLUMNS - 1) // COLUMNS
+        V_TILES: tl.constexpr = (V_HIDDEN + COLUMNS - 1) // COLUMNS
+        for m_tile in range(first_tile, m_tiles, M_PROGRAMS):
+            if program < PIECES * K_TILES:
+                compress_blocks(
+                    k_raw, new_k_raw, k_places, k_first_weight, k_first_bias, k_second_weight,
+                    k_second_bias, turns, k_cmp, partial, arrivals, own_lengths, counts, done, stamp, b, t,
+                    hk, raw_size, cmp_size, most, program // K_TILES, program % K_TILES, m_tile,
+                    D_QK, D_QK_PADDED, K_HIDDEN, ROTATE, SPAN, STRIDE, HAS_COUNTS, ROWS, COLUMNS,
+                    PIECES, AWAITED,
+                )  # fmt: skip
+            else:
+                of_values = program - PIECES * K_TILES
+                compress_blocks(
+                    v_raw, new_v_raw, v_places, v_first_weight, v_first_bias, v_second_weight,
+                    v_second_bias, turns, v_cmp, partial + v_partial, arrivals + v_arrivals, own_lengths,
+                    counts, done + b * hk, stamp, b, t, hk, raw_size, cmp_size, most, of_values // V_TILES,
+                    of_values % V_TILES, m_tile, D_V, D_V_PADDED, V_HIDDEN, False, SPAN, STRIDE,
+                    HAS_COUNTS, ROWS, COLUMNS, PIECES, AWAITED,
+                )  # fmt: skip
+    tl.debug_barrier()  # every warp has read the lengths
+    tl.store(own_lengths + rows, after, mask=rows < b)
 
 
 def phi_options(span: int, heads: int, dtype: torch.dtype) -> dict[str, int]:

@@ -40,6 +40,23 @@ def block_credits(weights, overlap, IS_FLOAT32: tl.constexpr):
 
 @triton.jit
 @no_type_check
+def tile_overlap(KEYS: tl.constexpr, PER_BLOCK: tl.constexpr, PIECES: tl.constexpr, LONG: tl.constexpr,
+                 OVERLAPS: tl.constexpr):  # fmt: skip
+    """Which compressed key of its tile a column is [KEYS], and with how many of its LONG strides it lies in a
+    block [KEYS, OVERLAPS]; blocks after the tile's own are the next tile's.
+
+    A tile's blocks have PER_BLOCK columns, PIECES of them used.
+    """
+    column = tl.arange(0, KEYS)
+    piece = column % PER_BLOCK
+    of_tile = tl.where(piece < PIECES, column // PER_BLOCK * PIECES + piece, 0x3FFFFFFF)  # never inside
+    from_piece = of_tile[:, None] - tl.arange(0, OVERLAPS)[None, :] * PIECES
+    overlap = tl.minimum(from_piece + LONG, PIECES) - tl.maximum(from_piece, 0)
+    return of_tile, tl.maximum(overlap, 0).to(tl.float32).to(tl.bfloat16)  # small whole numbers, exact
+
+
+@triton.jit
+@no_type_check
 def scan_piece(q_block, k_rows, v_rows, begin, end, num_keys, tile_max, credits, spills, kept, partial, stats,
                slot, pair, tiles, counter, scale_log2, GROUP: tl.constexpr, ROWS: tl.constexpr,
                D_QK: tl.constexpr, D_QK_PADDED: tl.constexpr, D_V: tl.constexpr, D_V_PADDED: tl.constexpr,
@@ -54,18 +71,12 @@ def scan_piece(q_block, k_rows, v_rows, begin, end, num_keys, tile_max, credits,
     TILE_KEYS: tl.constexpr = TILE_BLOCKS * PIECES
     head = tl.arange(0, ROWS)
     is_head = (head < GROUP)[:, None]
-    column = tl.arange(0, KEYS)
     dims_qk = tl.arange(0, D_QK_PADDED)[None, :]
     dims_v = tl.arange(0, D_V_PADDED)[None, :]
-    piece = column % PER_BLOCK  # a tile's blocks have PER_BLOCK columns, PIECES of them used
-    of_tile = tl.where(piece < PIECES, column // PER_BLOCK * PIECES + piece, 0x3FFFFFFF)  # never inside
-    # overlap [keys, blocks]: pieces of a key in a block; from TILE_BLOCKS on they are the next tile's
     to_block = tl.arange(0, OVERLAPS)[None, :]
-    from_piece = of_tile[:, None] - to_block * PIECES
-    overlap = tl.minimum(from_piece + LONG, PIECES) - tl.maximum(from_piece, 0)
-    overlap = tl.maximum(overlap, 0).to(tl.float32).to(tl.bfloat16)  # small whole numbers, exact
+    of_tile, overlap = tile_overlap(KEYS, PER_BLOCK, PIECES, LONG, OVERLAPS)
     row = (pair * GROUP + head) * tiles
-    kept += pair.to(tl.int64) * tiles * (GROUP * KEYS) + head[:, None] * KEYS + column[None, :]
+    kept += pair.to(tl.int64) * tiles * (GROUP * KEYS) + head[:, None] * KEYS + tl.arange(0, KEYS)[None, :]
 
     row_max = tl.full([ROWS], -float("inf"), tl.float32)
     row_sum = tl.full([ROWS], 0.0, tl.float32)
