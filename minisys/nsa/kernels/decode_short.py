@@ -29,26 +29,38 @@ from minisys.nsa.kernels.band import visible_keys
 from minisys.nsa.kernels.decode import processors_of, scan_keys
 from minisys.nsa.kernels.decode_choose import best_of_chunk, chunk_of
 from minisys.nsa.kernels.decode_compress import complete_blocks
-from minisys.nsa.kernels.decode_parts import attend_rows, forced_blocks, load_rows, window_tiles
 from minisys.nsa.kernels.decode_scan import block_credits, tile_overlap
 from minisys.nsa.kernels.decode_stamped import (
+    announce,
     importance_when_there,
     leave_numerator,
     leave_sums,
     stamped,
     sum_when_there,
+    wait_for_announced,
 )
 from minisys.nsa.kernels.importance import LANES
-from minisys.nsa.kernels.tiles import padded, power_of_two, product
+from minisys.nsa.kernels.tiles import attend_tile, padded, power_of_two, prefetch_rows, product
 
 
 @triton.jit
 @no_type_check
 def keep_token(new, store, pair, position, size, D: tl.constexpr, D_PADDED: tl.constexpr):
-    """The new token of a head into a ring, or a row, of `size` tokens."""
+    """The new token of a head, [D_PADDED], from the input into a ring, or a row, of `size` tokens."""
     dims = tl.arange(0, D_PADDED)
-    x = tl.load(new + pair * D + dims, mask=dims < D)
+    x = tl.load(new + pair * D + dims, mask=dims < D, other=0.0)
     tl.store(store + (pair.to(tl.int64) * size + position % size) * D + dims, x, mask=dims < D)
+    return x
+
+
+@triton.jit
+@no_type_check
+def one_key(q_block, k, v, is_read):
+    """Attention to one key [D_QK_PADDED] and value [D_V_PADDED]: (row maxima, row sums, numerator)."""
+    scores = tl.sum(q_block.to(tl.float32) * k.to(tl.float32)[None, :], axis=1)
+    row_max = tl.where(is_read, scores, -float("inf"))
+    row_sum = tl.where(is_read, scores * 0 + 1.0, 0.0)
+    return row_max, row_sum, row_sum[:, None] * v.to(tl.float32)[None, :]
 
 
 @triton.jit
@@ -58,27 +70,63 @@ def wait_for_stamp(place, stamp):
         pass
 
 
+@triton.jit
+@no_type_check
+def load_tile(box, pair, first, KEYS: tl.constexpr, D_PADDED: tl.constexpr):
+    """Tokens `first` … `first` + KEYS - 1 of a head."""
+    return tl.reshape(box.load([pair, first, 0]), [KEYS, D_PADDED])
+
+
 @triton.jit(do_not_specialize=["b", "hk", "capacity", "raw_size", "cmp_size", "m_tiles", "phi_programs"])
 @no_type_check
 def short_step_kernel(
     q, gates, new_k_raw, new_v_raw, new_k_slc, new_v_slc, new_k_win, new_v_win,
+    k_cmp_box, v_cmp_box, k_slc_box, v_slc_box, k_win_box, v_win_box,
     k_raw, v_raw, k_slc, v_slc, k_win, v_win, k_cmp, v_cmp,
     k_places, k_first_weight, k_first_bias, k_second_weight, k_second_bias,
     v_places, v_first_weight, v_first_bias, v_second_weight, v_second_bias,
     turns, phi_partial, phi_arrivals, phi_lengths, done,
-    lengths, own_lengths, stamps, statistics, credits, spills, numerators, bits, chosen, out, scale_log2,
-    b, hk, capacity, raw_size, cmp_size, m_tiles, v_partial, v_arrivals, phi_programs,
+    lengths, own_lengths, stamps, counters, statistics, credits, spills, numerators, bits, chosen, out,
+    scale_log2, b, hk, capacity, raw_size, cmp_size, m_tiles, v_partial, v_arrivals, phi_programs,
     D_QK: tl.constexpr, D_V: tl.constexpr, D_QK_PADDED: tl.constexpr, D_V_PADDED: tl.constexpr,
     GROUP: tl.constexpr, ROWS: tl.constexpr, SPAN: tl.constexpr, STRIDE: tl.constexpr,
     SELECT_BLOCK: tl.constexpr, INITIAL: tl.constexpr, LOCAL: tl.constexpr, FREE: tl.constexpr,
-    WINDOW: tl.constexpr, RING: tl.constexpr, KEYS: tl.constexpr, PER_BLOCK: tl.constexpr,
+    WINDOW: tl.constexpr, RING: tl.constexpr, KEYS: tl.constexpr,
     TILE_BLOCKS: tl.constexpr, EXTRA: tl.constexpr, OVERLAPS: tl.constexpr, TILES: tl.constexpr,
     WINDOW_PARTS: tl.constexpr, CHOSEN_PARTS: tl.constexpr, SLICE: tl.constexpr, SLOTS: tl.constexpr,
-    LISTED: tl.constexpr, K_HIDDEN: tl.constexpr, V_HIDDEN: tl.constexpr, ROTATE: tl.constexpr,
-    BATCH: tl.constexpr, PHI_ROWS: tl.constexpr, COLUMNS: tl.constexpr, PIECES: tl.constexpr,
-    M_PROGRAMS: tl.constexpr, DEPENDENT: tl.constexpr,
+    LISTED: tl.constexpr, DEPTH: tl.constexpr, PREFETCH: tl.constexpr, K_HIDDEN: tl.constexpr, V_HIDDEN: tl.constexpr,
+    ROTATE: tl.constexpr, BATCH: tl.constexpr, PHI_ROWS: tl.constexpr, COLUMNS: tl.constexpr,
+    PIECES: tl.constexpr, M_PROGRAMS: tl.constexpr, DEPENDENT: tl.constexpr,
 ):  # fmt: skip
+    FORCED: tl.constexpr = TILES + WINDOW_PARTS
+    SUM: tl.constexpr = FORCED + 1 + CHOSEN_PARTS
+    pairs = b * hk
+    program = tl.program_id(0) - phi_programs
+    later = program - pairs * TILES
+    pair = tl.where(later < 0, program // TILES, later % pairs)
+    part = tl.where(later < 0, program % TILES, TILES + later // pairs)
+    own_length = own_lengths + program * b + pair // hk
+    column = tl.arange(0, KEYS)
     if DEPENDENT:
+        if PREFETCH:
+            if program >= 0:
+                one = tl.arange(0, 1)
+                prefetch_rows(own_length, one, one == 0, 1, 1)
+                prefetch_rows(stamps + tl.program_id(0), one, one == 0, 1, 1)
+                if part < TILES:
+                    index = part * KEYS + column
+                    index_64 = pair.to(tl.int64) * cmp_size + index
+                    prefetch_rows(k_cmp, index_64, index < cmp_size, D_QK, D_QK_PADDED)
+                    prefetch_rows(v_cmp, index_64, index < cmp_size, D_V, D_V_PADDED)
+                elif part < FORCED:
+                    for tile in tl.range(part - TILES, (RING + KEYS - 1) // KEYS, WINDOW_PARTS, num_stages=1):
+                        index = tile * KEYS + column
+                        prefetch_rows(k_win, pair.to(tl.int64) * RING + index, index < RING, D_QK, D_QK_PADDED)
+                        prefetch_rows(v_win, pair.to(tl.int64) * RING + index, index < RING, D_V, D_V_PADDED)
+                elif part == FORCED:
+                    index = column
+                    prefetch_rows(k_slc, pair.to(tl.int64) * capacity + index, index < capacity, D_QK, D_QK_PADDED)
+                    prefetch_rows(v_slc, pair.to(tl.int64) * capacity + index, index < capacity, D_V, D_V_PADDED)
         gdc_wait()
         gdc_launch_dependents()
     stamp = tl.load(stamps + tl.program_id(0))
@@ -93,46 +141,44 @@ def short_step_kernel(
             PHI_ROWS, COLUMNS, PIECES, M_PROGRAMS, True,
         )  # fmt: skip
     else:
-        FORCED: tl.constexpr = TILES + WINDOW_PARTS
-        SUM: tl.constexpr = FORCED + 1 + CHOSEN_PARTS
         CHUNK: tl.constexpr = TILES * TILE_BLOCKS
-        PER: tl.constexpr = SELECT_BLOCK // STRIDE
-        TILE_KEYS: tl.constexpr = TILE_BLOCKS * PER
-        pairs = b * hk
-        program = tl.program_id(0) - phi_programs
-        later = program - pairs * TILES
-        pair = tl.where(later < 0, program // TILES, later % pairs)
-        part = tl.where(later < 0, program % TILES, TILES + later // pairs)
+        PER_BLOCK: tl.constexpr = SELECT_BLOCK // STRIDE
+        CHUNKS: tl.constexpr = (SELECT_BLOCK + KEYS - 1) // KEYS
         row = pair // hk
-        own_length = own_lengths + program * b + row
         position = tl.load(own_length)
         head = tl.arange(0, ROWS)
         rows = pair * GROUP + head
+        counters += pair * 3
 
         if part < SUM:
-            dims_qk = tl.arange(0, D_QK_PADDED)[None, :]
-            dims_v = tl.arange(0, D_V_PADDED)[None, :]
-            q_rows = q + rows[:, None] * D_QK + dims_qk
-            q_block = tl.load(q_rows, mask=(head < GROUP)[:, None] & (dims_qk < D_QK), other=0.0)
+            dims_qk = tl.arange(0, D_QK_PADDED)
+            dims_v = tl.arange(0, D_V_PADDED)
+            q_rows = q + rows[:, None] * D_QK + dims_qk[None, :]
+            if GROUP == ROWS and D_QK == D_QK_PADDED:
+                q_block = tl.load(q_rows)
+            else:
+                q_block = tl.load(q_rows, mask=(head < GROUP)[:, None] & (dims_qk < D_QK)[None, :], other=0.0)
             if part < TILES:
-                of_tile, overlap = tile_overlap(KEYS, PER_BLOCK, PER, SPAN // STRIDE, OVERLAPS)
-                index = part * TILE_KEYS + of_tile
-                k_rows = k_cmp + pair.to(tl.int64) * cmp_size * D_QK
-                v_rows = v_cmp + pair.to(tl.int64) * cmp_size * D_V
-                k_block = load_rows(k_rows, index, index < cmp_size, dims_qk, D_QK, D_QK_PADDED)
-                v_block = load_rows(v_rows, index, index < cmp_size, dims_v, D_V, D_V_PADDED)
-                num_keys = visible_keys(position, SPAN, STRIDE)  # from here on the length has to be known
-                last_tile = (num_keys - 1) // TILE_KEYS
-                if (part == last_tile) & (num_keys > visible_keys(position - 1, SPAN, STRIDE)):
+                k_block = load_tile(k_cmp_box, pair, part * KEYS, KEYS, D_QK_PADDED)
+                scores = product(q_block, tl.trans(k_block))
+                index = part * KEYS + column
+                num_keys = visible_keys(position, SPAN, STRIDE)
+                held = visible_keys(position - 1, SPAN, STRIDE)
+                inside = index < held
+                scores = tl.where(inside[None, :], scores, -float("inf"))
+                # The key that the new token completes: φ's programs hand it over.
+                has_new = (held < num_keys) & (held // KEYS == part)
+                new_row = (pair.to(tl.int64) * cmp_size + held)
+                new_score = tl.zeros([ROWS], tl.float32)
+                if has_new:
                     wait_for_stamp(done + pair, stamp)
-                    wait_for_stamp(done + pairs + pair, stamp)
-                    k_block = load_rows(k_rows, index, index < num_keys, dims_qk, D_QK, D_QK_PADDED)
-                    v_block = load_rows(v_rows, index, index < num_keys, dims_v, D_V, D_V_PADDED)
-                inside = index < num_keys
-                scores = tl.where(inside[None, :], product(q_block, tl.trans(k_block)), -float("inf"))
+                    k = tl.load(k_cmp + new_row * D_QK + dims_qk, mask=dims_qk < D_QK, other=0.0)
+                    new_score = tl.sum(q_block.to(tl.float32) * k.to(tl.float32)[None, :], axis=1)
+                    scores = tl.where((index == held)[None, :], new_score[:, None], scores)
                 row_max = tl.max(scores, axis=1)
                 finite = tl.where(row_max == -float("inf"), 0.0, row_max)  # no key is inside
                 weights = tl.exp2((scores - finite[:, None]) * scale_log2)
+                _, overlap = tile_overlap(KEYS, PER_BLOCK, PER_BLOCK, SPAN // STRIDE, OVERLAPS)
                 credit = stamped(block_credits(weights, overlap, q_block.dtype == tl.float32), stamp)
                 to_block = tl.arange(0, OVERLAPS)[None, :]
                 tile = (rows * TILES + part)[:, None]
@@ -144,68 +190,107 @@ def short_step_kernel(
                     spilled = (to_block >= TILE_BLOCKS) & (to_block < TILE_BLOCKS + EXTRA)
                     next_block = spills + tile * EXTRA + to_block - TILE_BLOCKS
                     tl.store(next_block, credit, mask=is_head & spilled)
-                leave_sums(
-                    row_max, tl.sum(weights, axis=1), statistics, pair * SUM + part, stamp, GROUP, ROWS
-                )
+                row_sum = tl.sum(weights, axis=1)
+                leave_sums(row_max, row_sum, statistics, pair * SUM + part, stamp, GROUP, ROWS)
+                announce(counters)
+                v_block = load_tile(v_cmp_box, pair, part * KEYS, KEYS, D_V_PADDED)
                 v_block = tl.where(inside[:, None], v_block, 0.0)  # there may be anything
                 acc = product(weights.to(v_block.dtype), v_block)
+                if has_new:
+                    wait_for_stamp(done + pairs + pair, stamp)
+                    v = tl.load(v_cmp + new_row * D_V + dims_v, mask=dims_v < D_V, other=0.0)
+                    weight = tl.exp2((new_score - finite) * scale_log2)
+                    acc += weight[:, None] * v.to(tl.float32)[None, :]
                 leave_numerator(acc, numerators, pair * SUM + part, stamp, GROUP, ROWS, D_V, D_V_PADDED)
-            else:
-                CHUNKS: tl.constexpr = (SELECT_BLOCK + KEYS - 1) // KEYS
-                own = position // SELECT_BLOCK
-                slot = tl.arange(0, LISTED)
-                listed, forced = forced_blocks(own, INITIAL, LOCAL, LISTED)
-                start = 0
-                wrap = 0x7FFFFFFF
-                total = 0
-                begin = 0
-                end = CHUNKS * forced
-                k_rows = k_slc + pair.to(tl.int64) * capacity * D_QK
-                v_rows = v_slc + pair.to(tl.int64) * capacity * D_V
-                if part < FORCED:
-                    k_rows = k_win + pair.to(tl.int64) * RING * D_QK
-                    v_rows = v_win + pair.to(tl.int64) * RING * D_V
-                    wrap = RING
-                    start, total, begin, end = window_tiles(
-                        position, part - TILES, WINDOW, RING, KEYS, WINDOW_PARTS
+                announce(counters + 1)
+            elif part < FORCED:
+                k = keep_token(new_k_win, k_win, pair, position, RING, D_QK, D_QK_PADDED)
+                v = keep_token(new_v_win, v_win, pair, position, RING, D_V, D_V_PADDED)
+                row_max, row_sum, acc = one_key(q_block, k, v, part == TILES)
+                for tile in tl.range(part - TILES, (RING + KEYS - 1) // KEYS, WINDOW_PARTS, num_stages=DEPTH):
+                    place = tile * KEYS + column
+                    age = position % RING - place
+                    age = tl.where(age < 0, age + RING, age)
+                    seen = (age > 0) & (age < tl.minimum(WINDOW, position + 1)) & (place < RING)
+                    k_block = load_tile(k_win_box, pair, tile * KEYS, KEYS, D_QK_PADDED)
+                    v_block = load_tile(v_win_box, pair, tile * KEYS, KEYS, D_V_PADDED)
+                    v_block = tl.where(seen[:, None], v_block, 0.0)
+                    row_max, row_sum, acc = attend_tile(
+                        q_block, k_block, v_block, seen[None, :], row_max, row_sum, acc, scale_log2
                     )
-                    # Each piece: they are the same numbers, and only one reads them.
-                    keep_token(new_k_win, k_win, pair, position, RING, D_QK, D_QK_PADDED)
-                    keep_token(new_v_win, v_win, pair, position, RING, D_V, D_V_PADDED)
-                elif part == FORCED:
-                    keep_token(new_k_slc, k_slc, pair, position, capacity, D_QK, D_QK_PADDED)
-                    keep_token(new_v_slc, v_slc, pair, position, capacity, D_V, D_V_PADDED)
-                    keep_token(new_k_raw, k_raw, pair, position, raw_size, D_QK, D_QK_PADDED)
-                    keep_token(new_v_raw, v_raw, pair, position, raw_size, D_V, D_V_PADDED)
-                else:
-                    each = (FREE + CHOSEN_PARTS - 1) // CHOSEN_PARTS
-                    first = (part - FORCED - 1) * each
-                    found = importance_when_there(
-                        statistics, credits, spills, pair, pair * SUM, tl.maximum(own - LOCAL + 1, 0), stamp,
-                        scale_log2, TILES, TILE_BLOCKS, EXTRA, INITIAL, GROUP, ROWS,
-                    )  # fmt: skip
-                    own_bits = bits + (pair * CHOSEN_PARTS + part - FORCED - 1) * CHUNK
-                    tile = tl.arange(0, TILES)[:, None]
-                    tl.store(own_bits + tile * TILE_BLOCKS + tl.arange(0, TILE_BLOCKS)[None, :], found)
-                    tl.debug_barrier()  # every warp has stored
-                    _, number = best_of_chunk(own_bits, 0, FREE, SLOTS, CHUNK // LANES)
-                    taken = (slot < each) & (first + slot < FREE)
-                    mine = tl.where(taken, first + slot, SLOTS)[:, None]
-                    listed = tl.max(tl.where(tl.arange(0, SLOTS)[None, :] == mine, number, -1), axis=1)
-                    tl.store(chosen + pair * FREE + first + slot, listed, mask=taken)
-                    end = CHUNKS * tl.sum((listed >= 0).to(tl.int32), axis=0)
-                tl.debug_barrier()  # every warp has stored its piece of the token
-                row_max, row_sum, acc = attend_rows(
-                    q_block, k_rows, v_rows, listed, part >= FORCED, start, total, begin, end, wrap, position,
-                    scale_log2, ROWS, D_QK, D_QK_PADDED, D_V, D_V_PADDED, SELECT_BLOCK, KEYS, LISTED,
-                )  # fmt: skip
                 leave_numerator(acc, numerators, pair * SUM + part, stamp, GROUP, ROWS, D_V, D_V_PADDED)
                 leave_sums(row_max, row_sum, statistics, pair * SUM + part, stamp, GROUP, ROWS)
+                announce(counters + 1)
+            elif part == FORCED:
+                k = keep_token(new_k_slc, k_slc, pair, position, capacity, D_QK, D_QK_PADDED)
+                v = keep_token(new_v_slc, v_slc, pair, position, capacity, D_V, D_V_PADDED)
+                keep_token(new_k_raw, k_raw, pair, position, raw_size, D_QK, D_QK_PADDED)
+                keep_token(new_v_raw, v_raw, pair, position, raw_size, D_V, D_V_PADDED)
+                row_max, row_sum, acc = one_key(q_block, k, v, True)
+                own = position // SELECT_BLOCK
+                initial = tl.minimum(own + 1, INITIAL)
+                count = initial + tl.maximum(tl.minimum(own + 1 - initial, LOCAL), 0)
+                for step in tl.range(0, CHUNKS * count, num_stages=DEPTH):
+                    listed = step // CHUNKS
+                    offset = step % CHUNKS * KEYS
+                    block = tl.where(listed < initial, listed, own - (listed - initial))
+                    first = block * SELECT_BLOCK + offset
+                    seen = column < tl.minimum(SELECT_BLOCK - offset, position - first)
+                    k_block = load_tile(k_slc_box, pair, first, KEYS, D_QK_PADDED)
+                    v_block = load_tile(v_slc_box, pair, first, KEYS, D_V_PADDED)
+                    v_block = tl.where(seen[:, None], v_block, 0.0)
+                    row_max, row_sum, acc = attend_tile(
+                        q_block, k_block, v_block, seen[None, :], row_max, row_sum, acc, scale_log2
+                    )
+                leave_numerator(acc, numerators, pair * SUM + part, stamp, GROUP, ROWS, D_V, D_V_PADDED)
+                leave_sums(row_max, row_sum, statistics, pair * SUM + part, stamp, GROUP, ROWS)
+                announce(counters + 2)
+            else:
+                slot = tl.arange(0, LISTED)
+                each = (FREE + CHOSEN_PARTS - 1) // CHOSEN_PARTS
+                first_slot = (part - FORCED - 1) * each
+                wait_for_announced(counters, TILES * stamp)
+                found = importance_when_there(
+                    statistics, credits, spills, pair, pair * SUM,
+                    tl.maximum(position // SELECT_BLOCK - LOCAL + 1, 0), stamp, scale_log2, TILES,
+                    TILE_BLOCKS, EXTRA, INITIAL, GROUP, ROWS,
+                )  # fmt: skip
+                own_bits = bits + (pair * CHOSEN_PARTS + part - FORCED - 1) * CHUNK
+                of_tile = tl.arange(0, TILES)[:, None] * TILE_BLOCKS + tl.arange(0, TILE_BLOCKS)[None, :]
+                tl.store(own_bits + of_tile, found)
+                tl.debug_barrier()  # every warp has stored
+                _, number = best_of_chunk(own_bits, 0, FREE, SLOTS, CHUNK // LANES)
+                taken = (slot < each) & (first_slot + slot < FREE)
+                mine = tl.where(taken, first_slot + slot, SLOTS)[:, None]
+                listed = tl.max(tl.where(tl.arange(0, SLOTS)[None, :] == mine, number, -1), axis=1)
+                tl.store(chosen + pair * FREE + first_slot + slot, listed, mask=taken)
+                row_max = tl.full([ROWS], -float("inf"), tl.float32)
+                row_sum = tl.full([ROWS], 0.0, tl.float32)
+                acc = tl.full([ROWS, D_V_PADDED], 0.0, tl.float32)
+                for step in tl.range(0, CHUNKS * tl.sum((listed >= 0).to(tl.int32), axis=0), num_stages=DEPTH):
+                    offset = step % CHUNKS * KEYS
+                    first = tl.sum(tl.where(slot == step // CHUNKS, listed, 0), axis=0) * SELECT_BLOCK + offset
+                    k_block = load_tile(k_slc_box, pair, first, KEYS, D_QK_PADDED)
+                    v_block = load_tile(v_slc_box, pair, first, KEYS, D_V_PADDED)
+                    if SELECT_BLOCK % KEYS == 0:
+                        row_max, row_sum, acc = attend_tile(
+                            q_block, k_block, v_block, None, row_max, row_sum, acc, scale_log2
+                        )
+                    else:
+                        seen = column < SELECT_BLOCK - offset
+                        v_block = tl.where(seen[:, None], v_block, 0.0)
+                        row_max, row_sum, acc = attend_tile(
+                            q_block, k_block, v_block, seen[None, :], row_max, row_sum, acc, scale_log2
+                        )
+                leave_numerator(acc, numerators, pair * SUM + part, stamp, GROUP, ROWS, D_V, D_V_PADDED)
+                leave_sums(row_max, row_sum, statistics, pair * SUM + part, stamp, GROUP, ROWS)
+                announce(counters + 2)
         else:
             dims = (part - SUM) * SLICE + tl.arange(0, SLICE)
             gate_cmp = tl.load(gates + rows * 3, mask=head < GROUP, other=0.0).to(tl.float32)
             gate_slc = tl.load(gates + rows * 3 + 1, mask=head < GROUP, other=0.0).to(tl.float32)
             gate_win = tl.load(gates + rows * 3 + 2, mask=head < GROUP, other=0.0).to(tl.float32)
+            wait_for_announced(counters + 1, (TILES + WINDOW_PARTS) * stamp)
             result = sum_when_there(
                 statistics, numerators, pair * SUM, gate_cmp, dims, stamp, scale_log2, TILES, SLICE, GROUP,
                 ROWS, D_V,
@@ -214,6 +299,7 @@ def short_step_kernel(
                 statistics, numerators, pair * SUM + TILES, gate_win, dims, stamp, scale_log2, WINDOW_PARTS,
                 SLICE, GROUP, ROWS, D_V,
             )  # fmt: skip
+            wait_for_announced(counters + 2, (1 + CHOSEN_PARTS) * stamp)
             result += sum_when_there(
                 statistics, numerators, pair * SUM + FORCED, gate_slc, dims, stamp, scale_log2,
                 1 + CHOSEN_PARTS, SLICE, GROUP, ROWS, D_V,
@@ -242,7 +328,7 @@ def short_cut(cache: NSACache) -> dict[str, int]:
     columns = max(16, 128 // max(tiles, power_of_two(1 + chosen_parts)))
     return {
         "TILES": tiles,
-        "WINDOW_PARTS": 2,
+        "WINDOW_PARTS": 4,
         "CHOSEN_PARTS": chosen_parts,
         "SLICE": min(columns, padded(cache.d_v)),
     }
@@ -258,8 +344,11 @@ def programs_of(cache: NSACache, cuts: dict[str, int]) -> int:
 def one_chunk(cache: NSACache) -> bool:
     """Whether rows are short enough for `short_step_kernel`."""
     config, tiles = cache.config, short_cut(cache)["TILES"]
-    blocks = scan_keys(cache) // power_of_two(config.select_block // config.compress_stride) * tiles
-    return tiles <= MOST_TILES and config.num_selectable(cache.capacity) <= blocks
+    per_block = config.select_block // config.compress_stride
+    blocks = scan_keys(cache) // power_of_two(per_block) * tiles
+    whole = per_block == power_of_two(per_block)  # a tile of compressed keys is one box
+    boxes = all(size * cache.dtype.itemsize % 16 == 0 for size in (cache.d_qk, cache.d_v))
+    return whole and boxes and tiles <= MOST_TILES and config.num_selectable(cache.capacity) <= blocks
 
 
 def fits(cache: NSACache) -> bool:

@@ -9,7 +9,9 @@ from minisys.nsa.cache import NSACache
 from minisys.nsa.kernels.decode import extra_blocks, scan_keys
 from minisys.nsa.kernels.decode_append import phi_arguments
 from minisys.nsa.kernels.decode_short import programs_of, short_cut, short_step_kernel
-from minisys.nsa.kernels.tiles import LOG2_E, dependent_launch, padded, positive_scale, power_of_two
+from minisys.nsa.kernels.tiles import LOG2_E, boxes, dependent_launch, padded, positive_scale, power_of_two
+
+BOXES = ("k_cmp", "v_cmp", "k_slc", "v_slc", "k_win", "v_win")
 
 
 def short_step_triton(
@@ -34,7 +36,7 @@ def short_step_triton(
     tile_blocks = keys // per_block
     forced = config.initial_blocks + config.local_blocks
     free = config.top_n - forced
-    cuts = {"num_warps": 4, "num_stages": 1 if cache.dtype == torch.float32 else 3} | short_cut(cache) | cuts
+    cuts = {"PREFETCH": True, "num_warps": 4, "num_stages": 1 if cache.dtype == torch.float32 else 2, "DEPTH": 1 if cache.dtype == torch.float32 else 3} | short_cut(cache) | cuts
     programs, tiles, chosen_parts = programs_of(cache, cuts), cuts["TILES"], cuts["CHOSEN_PARTS"]
     parts = tiles + cuts["WINDOW_PARTS"] + 1 + chosen_parts
     phi_programs, phi = phi_arguments(cache, 1)
@@ -49,6 +51,8 @@ def short_step_triton(
         short_step_kernel[(phi_programs + programs,)](
             q=q, gates=gates.contiguous(), **{f"new_{name}": x.contiguous() for name, x in new.items()},
             **{name: getattr(cache, name) for name in (*new, "k_cmp", "v_cmp", "lengths")}, **phi,
+            **{f"{name}_box": boxes(getattr(cache, name).flatten(0, 1), 1, keys) for name in BOXES},
+            counters=kept("counters", 3 * pairs),
             done=kept("done", 2 * pairs, torch.int32),
             own_lengths=cache.length_copies("step", programs),
             stamps=kept("stamps", phi_programs + programs, torch.int32, 1),
@@ -62,7 +66,7 @@ def short_step_triton(
             D_QK=d_qk, D_V=d_v, D_QK_PADDED=padded(d_qk), D_V_PADDED=padded(d_v), GROUP=group,
             ROWS=padded(group), SPAN=config.compress_block, STRIDE=config.compress_stride,
             SELECT_BLOCK=config.select_block, INITIAL=config.initial_blocks, LOCAL=config.local_blocks,
-            FREE=free, WINDOW=config.window, RING=cache.k_win.shape[2], KEYS=keys, PER_BLOCK=per_block,
+            FREE=free, WINDOW=config.window, RING=cache.k_win.shape[2], KEYS=keys,
             TILE_BLOCKS=tile_blocks, EXTRA=extra, OVERLAPS=padded(tile_blocks + extra),
             SLOTS=max(32, power_of_two(free)),
             LISTED=power_of_two(max(1, forced, triton.cdiv(free, chosen_parts))),

@@ -69,15 +69,17 @@ def leave_numerator(acc, numerators, slot, stamp, GROUP: tl.constexpr, ROWS: tl.
 
 @triton.jit
 @no_type_check
-def wait_for_maxima(statistics, first_slot, stamp, COUNT: tl.constexpr, GROUP: tl.constexpr,
-                    ROWS: tl.constexpr):  # fmt: skip
-    """Until the maxima of COUNT parts are there."""
-    head = tl.minimum(tl.arange(0, ROWS), GROUP - 1)[:, None]
-    part = tl.minimum(tl.arange(0, triton.next_power_of_2(COUNT)), COUNT - 1)[None, :]
-    at = statistics + (first_slot + part) * (2 * GROUP) + head
-    late = 1
-    while late != 0:
-        late = tl.reduce(missing(tl.load(at, volatile=True), stamp), None, either)
+def announce(counter):
+    """Say that it is worth looking for what this program has stored; no promise that it is there."""
+    tl.debug_barrier()  # every warp has stored
+    tl.atomic_add(counter, 1, sem="relaxed")
+
+
+@triton.jit
+@no_type_check
+def wait_for_announced(counter, count):
+    while tl.atomic_add(counter, 0, sem="relaxed") != count:
+        pass
 
 
 @triton.jit
@@ -85,12 +87,13 @@ def wait_for_maxima(statistics, first_slot, stamp, COUNT: tl.constexpr, GROUP: t
 def sum_when_there(statistics, numerators, first_slot, gate, dims, stamp, scale_log2, COUNT: tl.constexpr,
                    SLICE: tl.constexpr, GROUP: tl.constexpr, ROWS: tl.constexpr, D_V: tl.constexpr):  # fmt: skip
     """gate · attention of a branch [ROWS, SLICE], numbers `dims` of a head, from COUNT parts."""
-    wait_for_maxima(statistics, first_slot, stamp, COUNT, GROUP, ROWS)
     PADDED: tl.constexpr = triton.next_power_of_2(COUNT)
     head = tl.minimum(tl.arange(0, ROWS), GROUP - 1)[:, None]
     part = tl.minimum(tl.arange(0, PADDED), COUNT - 1)[None, :]
     at = statistics + (first_slot + part) * (2 * GROUP) + head
-    rows = ((first_slot + part) * GROUP + head)[:, :, None] * D_V + tl.minimum(dims, D_V - 1)[None, None, :]
+    if D_V % SLICE != 0:  # where it is none, a minimum would hide from the compiler that dims are neighbours
+        dims = tl.minimum(dims, D_V - 1)
+    rows = ((first_slot + part) * GROUP + head)[:, :, None] * D_V + dims[None, None, :]
     maxima = tl.zeros([ROWS, PADDED], tl.int64)
     sums = tl.zeros([ROWS, PADDED], tl.int64)
     parts = tl.zeros([ROWS, PADDED, SLICE], tl.int64)
@@ -99,8 +102,8 @@ def sum_when_there(statistics, numerators, first_slot, gate, dims, stamp, scale_
         parts = tl.load(numerators + rows, volatile=True)
         maxima = tl.load(at, volatile=True)
         sums = tl.load(at + GROUP, volatile=True)
-        late = tl.reduce(missing(parts, stamp), None, either)
-        late |= tl.reduce(missing(maxima, stamp) | missing(sums, stamp), None, either)
+        some = tl.reduce(missing(parts, stamp), 2, either)
+        late = tl.reduce(some | missing(maxima, stamp) | missing(sums, stamp), None, either)
     is_part = (tl.arange(0, PADDED) < COUNT)[None, :]
     maxima = tl.where(is_part, number_of(maxima) * scale_log2, -float("inf"))
     sums = tl.where(is_part, number_of(sums), 0.0)
@@ -114,7 +117,6 @@ def importance_when_there(statistics, credits, spills, pair, first_slot, end, st
                           TILES: tl.constexpr, TILE_BLOCKS: tl.constexpr, EXTRA: tl.constexpr,
                           INITIAL: tl.constexpr, GROUP: tl.constexpr, ROWS: tl.constexpr):  # fmt: skip
     """As `importance_bits` of decode_choose.py, for the tiles of a row, each of which is a part."""
-    wait_for_maxima(statistics, first_slot, stamp, TILES, GROUP, ROWS)
     SPILLED: tl.constexpr = triton.next_power_of_2(EXTRA) if EXTRA > 0 else 1
     head = tl.minimum(tl.arange(0, ROWS), GROUP - 1)[:, None]
     tile = tl.arange(0, TILES)[None, :]
@@ -135,16 +137,12 @@ def importance_when_there(statistics, credits, spills, pair, first_slot, end, st
         credit = tl.load(credits + row * TILE_BLOCKS + local[None, None, :], volatile=True)
         maxima = tl.load(at, volatile=True)
         sums = tl.load(at + GROUP, volatile=True)
-        small = missing(maxima, stamp) | missing(sums, stamp)
+        some = tl.reduce(missing(credit, stamp), 2, either) | missing(maxima, stamp) | missing(sums, stamp)
         if EXTRA > 0:
             before = tl.load(at_before, volatile=True)
             spilled = tl.load(spills + row_before * EXTRA + spill, volatile=True)
-            small |= missing(before, stamp)
-            late = tl.reduce(missing(spilled, stamp), None, either)
-            late |= tl.reduce(missing(credit, stamp), None, either)
-        else:
-            late = tl.reduce(missing(credit, stamp), None, either)
-        late |= tl.reduce(small, None, either)
+            some |= missing(before, stamp) | tl.reduce(missing(spilled, stamp), 2, either)
+        late = tl.reduce(some, None, either)
     is_head = (tl.arange(0, ROWS) < GROUP)[:, None]
     maxima = tl.where(is_head, number_of(maxima) * scale_log2, -float("inf"))
     lse = log2_total(maxima, number_of(sums))[:, None]
