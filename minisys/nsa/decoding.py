@@ -110,9 +110,9 @@ def nsa_step(
     t = q.shape[1]
     check(k_raw.shape[1] == t, "k_raw", f"{k_raw.shape[1]} tokens", f"{t}, as many as q")
     if t == 1 and append_backend(backend, cache) == "triton":
-        from minisys.nsa.kernels.decode_short import fits
+        from minisys.nsa.kernels.decode import MAX_SHORT_GROUP, is_short
 
-        if fits(cache):
+        if is_short(cache) and q.shape[2] <= MAX_SHORT_GROUP * cache.num_kv_heads:
             from minisys.nsa.kernels.decode_short_launch import short_step_triton
 
             out = short_step_triton(q, cache, gates, dict(zip(TOKENS, new, strict=True)), scale)[0]

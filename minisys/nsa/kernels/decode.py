@@ -40,6 +40,10 @@ from minisys.nsa.kernels.tiles import (
 
 MAX_PER_BLOCK = 64  # compressed keys that begin in a selection block: a tile holds whole blocks
 MAX_SPLITS = 32
+# of the kernel for short rows
+MAX_SHORT_TILES = 16
+MAX_SHORT_HEAD = 128
+MAX_SHORT_GROUP = 32
 
 
 def refusal(cache: NSACache) -> str | None:
@@ -92,6 +96,53 @@ def cut(pairs: int, most_tiles: int, chunks: int, free: int, processors: int) ->
         "WAVE": wave,
         "KEYS_FIRST": one_group,
     }
+
+
+def short_cut(cache: NSACache) -> dict[str, int]:
+    """How a pair of `short_step_kernel` is cut into programs, and how many numbers of a head a slice has.
+
+    Measured on one H100 at 8,192 tokens and batch 1 (benchmarks/nsa_decode_log.md).
+    """
+    config = cache.config
+    per_block = power_of_two(config.select_block // config.compress_stride)
+    tile_blocks = scan_keys(cache) // per_block
+    return {
+        "TILES": chunk_of(config.num_selectable(cache.capacity), tile_blocks) // tile_blocks,
+        "WINDOW_PARTS": 4,
+        "CHOSEN_PARTS": max(1, config.top_n - config.initial_blocks - config.local_blocks),
+        "SLICE": 16,
+    }
+
+
+def short_programs(cache: NSACache, cuts: dict[str, int]) -> int:
+    """Programs of `short_step_kernel` besides φ's."""
+    parts = cuts["TILES"] + cuts["WINDOW_PARTS"] + 1 + cuts["CHOSEN_PARTS"]
+    return cache.batch * cache.num_kv_heads * (parts + triton.cdiv(cache.d_v, cuts["SLICE"]))
+
+
+def can_be_short(cache: NSACache) -> bool:
+    """Whether `short_step_kernel` can do a step of `cache`: one chunk of blocks a row, tiles are boxes."""
+    config = cache.config
+    per_block = config.select_block // config.compress_stride
+    tile_blocks = scan_keys(cache) // power_of_two(per_block)
+    tiles = short_cut(cache)["TILES"]
+    one_chunk = tiles <= MAX_SHORT_TILES and config.num_selectable(cache.capacity) <= tiles * tile_blocks
+    sizes = (cache.d_qk, cache.d_v)
+    boxes = all(size <= MAX_SHORT_HEAD and size * cache.dtype.itemsize % 16 == 0 for size in sizes)
+    return one_chunk and boxes and per_block == power_of_two(per_block)
+
+
+def is_short(cache: NSACache) -> bool:
+    """Whether `short_step_kernel` is the one to do it: it can, and a GPU has room for all of its programs."""
+    most = 3 * processors_of(cache.device)
+    return can_be_short(cache) and short_programs(cache, short_cut(cache)) <= most
+
+
+def short_lengths(cache: NSACache) -> Tensor | None:
+    """The lengths that programs of `short_step_kernel` count, ``[programs, b]``; None where it is not used."""
+    if not is_short(cache):
+        return None
+    return cache.length_copies("step", short_programs(cache, short_cut(cache)))
 
 
 @functools.cache

@@ -25,8 +25,8 @@ from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 from minisys.core.checks import check
 from minisys.nsa.cache import NSACache
 from minisys.nsa.compression import BlockCompressor
+from minisys.nsa.kernels.decode import short_lengths
 from minisys.nsa.kernels.decode_compress import complete_blocks, phi_options, phi_scratch
-from minisys.nsa.kernels.decode_short import step_copies
 from minisys.nsa.kernels.tiles import dependent_launch, padded, power_of_two
 
 
@@ -128,7 +128,8 @@ def phi_arguments(cache: NSACache, t: int) -> tuple[int, dict]:
     wanted = [phi_scratch(h, d, options) for h, d in zip(hidden, (cache.d_qk, cache.d_v), strict=True)]
     numbers, counters = ([m_tiles * x for x in of_both] for of_both in zip(*wanted, strict=True))
     arguments = {
-        "turns": cache.turns(), "partial": torch.empty(sum(numbers), dtype=torch.float32, device=cache.device),
+        "turns": cache.turns(),
+        "partial": torch.empty(sum(numbers), dtype=torch.float32, device=cache.device),
         "arrivals": cache.counter("append", sum(counters)),
         "program_lengths": cache.length_copies("phi", programs), "most": most, "m_tiles": m_tiles,
         "v_partial": numbers[0], "v_arrivals": counters[0], "K_HIDDEN": hidden[0], "V_HIDDEN": hidden[1],
@@ -154,7 +155,7 @@ def append_triton(cache: NSACache, new: dict[str, Tensor], counts: Sequence[int]
         return
     config = cache.config
     programs, arguments = phi_arguments(cache, t)
-    copies = step_copies(cache)
+    copies = short_lengths(cache)
     with torch.cuda.device_of(cache.lengths):  # Triton launches on the current device
         append_kernel[(b + programs,)](
             **{f"new_{name}": x.contiguous() for name, x in new.items()},

@@ -61,7 +61,7 @@ def compress_blocks(
     follows for whom comes last.
 
     `partial` holds `phi_scratch` numbers for each tile of instances, `arrivals` its counters: one for each
-    tile of columns, and one. Where it is AWAITED, `stamp` goes to `done`, ``[b · hk]``, when a block is there.
+    tile of columns, and one. Where it is AWAITED, `stamp` goes to `done`, ``[b·hk]``, once a block is there.
     """
     COLUMN_TILES: tl.constexpr = (HIDDEN + COLUMNS - 1) // COLUMNS
     HALF: tl.constexpr = (D + 1) // 2
@@ -160,7 +160,7 @@ def complete_blocks(
     ROWS: tl.constexpr, COLUMNS: tl.constexpr, PIECES: tl.constexpr,
     M_PROGRAMS: tl.constexpr, AWAITED: tl.constexpr,
 ):  # fmt: skip
-    """What program `program` of φ's does in a launch that adds tokens: nothing, where no row completes a block.
+    """What φ's program `program` does in a launch that adds tokens: nothing, where no row completes a block.
 
     It counts the lengths of the rows in a copy of its own, ``program_lengths[program]``.
     """

@@ -10,8 +10,6 @@ from typing import no_type_check
 import triton
 import triton.language as tl
 
-from minisys.nsa.kernels.tiles import attend_tile
-
 
 @triton.jit
 @no_type_check
@@ -62,64 +60,6 @@ def load_rows(base, index, inside, dims, D: tl.constexpr, D_PADDED: tl.constexpr
     if D != D_PADDED:
         mask = mask & (dims < D)
     return tl.load(base + index[:, None] * D + dims, mask=mask, other=0.0)
-
-
-@triton.jit
-@no_type_check
-def window_tiles(position, part, WINDOW: tl.constexpr, RING: tl.constexpr, KEYS: tl.constexpr,
-                 PARTS: tl.constexpr):  # fmt: skip
-    """(slot of the window's first token, tokens, first tile, last tile + 1) of one of PARTS pieces."""
-    total = tl.minimum(position + 1, WINDOW)
-    each = tl.cdiv(tl.cdiv(total, KEYS), PARTS)
-    begin = part * each
-    return (position + 1 - total) % RING, total, begin, tl.minimum(begin + each, tl.cdiv(total, KEYS))
-
-
-@triton.jit
-@no_type_check
-def forced_blocks(own, INITIAL: tl.constexpr, LOCAL: tl.constexpr, LISTED: tl.constexpr):
-    """Numbers [LISTED] of the blocks that a query of block `own` reads in any case, and how many they are."""
-    slot = tl.arange(0, LISTED)
-    initial = tl.minimum(own + 1, INITIAL)
-    count = initial + tl.maximum(tl.minimum(own + 1 - initial, LOCAL), 0)
-    return tl.where(slot < initial, slot, own - (slot - initial)), count
-
-
-@triton.jit
-@no_type_check
-def attend_rows(
-    q_block, k_rows, v_rows, listed, is_listed, start, total, begin, end, wrap, position, scale_log2,
-    ROWS: tl.constexpr, D_QK: tl.constexpr, D_QK_PADDED: tl.constexpr, D_V: tl.constexpr,
-    D_V_PADDED: tl.constexpr, SELECT_BLOCK: tl.constexpr, KEYS: tl.constexpr, LISTED: tl.constexpr,
-):  # fmt: skip
-    """Attention to tiles begin … end - 1: (row maxima, row sums, numerator).
-
-    Where it `is_listed` tiles are those of the blocks `listed` [LISTED], else tokens start … start + total - 1
-    of a ring of `wrap` tokens.
-    """
-    CHUNKS: tl.constexpr = (SELECT_BLOCK + KEYS - 1) // KEYS
-    column = tl.arange(0, KEYS)
-    slot = tl.arange(0, LISTED)
-    dims_qk = tl.arange(0, D_QK_PADDED)[None, :]
-    dims_v = tl.arange(0, D_V_PADDED)[None, :]
-    row_max = tl.full([ROWS], -float("inf"), tl.float32)
-    row_sum = tl.full([ROWS], 0.0, tl.float32)
-    acc = tl.full([ROWS, D_V_PADDED], 0.0, tl.float32)
-    for step in range(begin, end):
-        offset = step % CHUNKS * KEYS
-        block = tl.sum(tl.where(slot == step // CHUNKS, listed, 0), axis=0)
-        first = tl.where(is_listed, block * SELECT_BLOCK + offset, start + step * KEYS)
-        left = tl.where(
-            is_listed, tl.minimum(SELECT_BLOCK - offset, position + 1 - first), total - step * KEYS
-        )
-        index = first + column
-        index = tl.where(index >= wrap, index - wrap, index)
-        k_block = load_rows(k_rows, index, column < left, dims_qk, D_QK, D_QK_PADDED)
-        v_block = load_rows(v_rows, index, column < left, dims_v, D_V, D_V_PADDED)
-        row_max, row_sum, acc = attend_tile(
-            q_block, k_block, v_block, (column < left)[None, :], row_max, row_sum, acc, scale_log2
-        )
-    return row_max, row_sum, acc
 
 
 @triton.jit

@@ -6,9 +6,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from minisys.nsa.cache import NSACache
-from minisys.nsa.kernels.decode import extra_blocks, scan_keys
+from minisys.nsa.kernels.decode import extra_blocks, scan_keys, short_cut, short_programs
 from minisys.nsa.kernels.decode_append import phi_arguments
-from minisys.nsa.kernels.decode_short import programs_of, short_cut, short_step_kernel
+from minisys.nsa.kernels.decode_short import short_step_kernel
 from minisys.nsa.kernels.tiles import LOG2_E, boxes, dependent_launch, padded, positive_scale, power_of_two
 
 BOXES = ("k_cmp", "v_cmp", "k_slc", "v_slc", "k_win", "v_win")
@@ -34,17 +34,17 @@ def short_step_triton(
     keys, extra = scan_keys(cache), extra_blocks(cache)
     per_block = power_of_two(config.select_block // config.compress_stride)
     tile_blocks = keys // per_block
-    forced = config.initial_blocks + config.local_blocks
-    free = config.top_n - forced
-    cuts = {"PREFETCH": True, "num_warps": 4, "num_stages": 1 if cache.dtype == torch.float32 else 2, "DEPTH": 1 if cache.dtype == torch.float32 else 3} | short_cut(cache) | cuts
-    programs, tiles, chosen_parts = programs_of(cache, cuts), cuts["TILES"], cuts["CHOSEN_PARTS"]
+    free = config.top_n - config.initial_blocks - config.local_blocks
+    cuts = short_cut(cache) | {"DEPTH": 1 if cache.dtype == torch.float32 else 3} | cuts
+    programs, tiles, chosen_parts = short_programs(cache, cuts), cuts["TILES"], cuts["CHOSEN_PARTS"]
     parts = tiles + cuts["WINDOW_PARTS"] + 1 + chosen_parts
     phi_programs, phi = phi_arguments(cache, 1)
     renamed = {"partial": "phi_partial", "arrivals": "phi_arrivals", "program_lengths": "phi_lengths",
                "ROWS": "PHI_ROWS"}  # fmt: skip
-    phi = {renamed.get(name, name): x for name, x in phi.items() if name not in ("most", "num_warps", "num_stages")}
-    # Kept between launches, for every cut its own.
-    kept = lambda name, *kind: cache.counter(f"{name} {programs} {hq}", *kind)
+    phi = {renamed.get(name, name): x for name, x in phi.items() if name != "most"}
+    # Kept between launches, for every cut its own: stamps and counters have to fit together.
+    cut = " ".join(str(cuts[name]) for name in ("TILES", "WINDOW_PARTS", "CHOSEN_PARTS", "SLICE"))
+    kept = lambda name, *kind: cache.counter(f"{name} {hq} {cut}", *kind)
     out = torch.empty(b, 1, hq, d_v, dtype=q.dtype, device=device)
     chosen = torch.empty(b, 1, hk, free, dtype=torch.int32, device=device)
     with torch.cuda.device_of(q):  # Triton launches on the current device
@@ -52,9 +52,8 @@ def short_step_triton(
             q=q, gates=gates.contiguous(), **{f"new_{name}": x.contiguous() for name, x in new.items()},
             **{name: getattr(cache, name) for name in (*new, "k_cmp", "v_cmp", "lengths")}, **phi,
             **{f"{name}_box": boxes(getattr(cache, name).flatten(0, 1), 1, keys) for name in BOXES},
+            own_lengths=cache.length_copies("step", programs), done=kept("done", 2 * pairs),
             counters=kept("counters", 3 * pairs),
-            done=kept("done", 2 * pairs, torch.int32),
-            own_lengths=cache.length_copies("step", programs),
             stamps=kept("stamps", phi_programs + programs, torch.int32, 1),
             statistics=kept("statistics", pairs * parts * 2 * group, torch.int64),
             credits=kept("credits", pairs * group * tiles * tile_blocks, torch.int64),
@@ -69,7 +68,7 @@ def short_step_triton(
             FREE=free, WINDOW=config.window, RING=cache.k_win.shape[2], KEYS=keys,
             TILE_BLOCKS=tile_blocks, EXTRA=extra, OVERLAPS=padded(tile_blocks + extra),
             SLOTS=max(32, power_of_two(free)),
-            LISTED=power_of_two(max(1, forced, triton.cdiv(free, chosen_parts))),
+            LISTED=power_of_two(max(1, triton.cdiv(free, chosen_parts))),
             **cuts, **dependent_launch(device),
         )  # fmt: skip
     return out, chosen

@@ -1,13 +1,16 @@
-"""Numbers that say themselves that they are there: handed from program to program without a counter.
+"""Numbers that say themselves that they are there: handed from program to program without waiting for stores.
 
-To hand numbers over with a counter takes five trips to the L2 cache that follow from one another: all stores
-have to have arrived, the counter is raised, the reader sees it, and only then asks for the numbers. Here each
-number lies in one word of 64 bits with the number of the launch, its stamp. A word is written and read in one
-piece, so a reader that finds the stamp has the number: it asks for the numbers themselves, again and again
-until all have come. NCCL calls this its protocol of low latency (LL) and sends 4 bytes of data with 4 of flag.
+To hand numbers over, a program would wait until all of its stores have arrived, raise a counter, and only
+then may a reader that saw the counter ask for them. Here each number lies in one word of 64 bits with the
+number of the launch, its stamp. A word is written and read in one piece, so a reader that finds the stamp has
+the number. A counter is raised too, but as a hint: nobody waits for stores before it, and a reader that comes
+too early finds old stamps and asks again. NCCL calls words of 4 bytes of data and 4 of flag its protocol of
+low latency (LL).
+
+Asking for the words themselves, without the counter, was slower: the many that ask delay the stores.
 
 Twice the bytes, so it is for little data that somebody waits for. Words are kept between launches, and every
-launch of a cache has a stamp that no launch before it had.
+launch of a cache has a stamp that none before it had.
 """
 
 from typing import no_type_check
@@ -47,10 +50,7 @@ def missing(word, stamp):
 @triton.jit
 @no_type_check
 def leave_sums(row_max, row_sum, statistics, slot, stamp, GROUP: tl.constexpr, ROWS: tl.constexpr):
-    """Row maxima and sums of one part, [2, GROUP], at place `slot`.
-
-    The maxima come last: whoever waits looks at them, and then finds what was stored before, most times.
-    """
+    """Row maxima and sums of one part, [2, GROUP], at place `slot`."""
     head = tl.arange(0, ROWS)
     tl.store(statistics + slot * (2 * GROUP) + GROUP + head, stamped(row_sum, stamp), mask=head < GROUP)
     tl.store(statistics + slot * (2 * GROUP) + head, stamped(row_max, stamp), mask=head < GROUP)
@@ -70,22 +70,35 @@ def leave_numerator(acc, numerators, slot, stamp, GROUP: tl.constexpr, ROWS: tl.
 @triton.jit
 @no_type_check
 def announce(counter):
-    """Say that it is worth looking for what this program has stored; no promise that it is there."""
-    tl.debug_barrier()  # every warp has stored
+    """Say that it is worth looking for what this program has stored; no promise that it is there.
+
+    `counter` only grows: by as many programs in every launch.
+    """
+    tl.debug_barrier()  # every warp has asked for its stores
     tl.atomic_add(counter, 1, sem="relaxed")
 
 
 @triton.jit
 @no_type_check
 def wait_for_announced(counter, count):
+    """Until `count` programs have announced themselves at `counter`, those of earlier launches included."""
     while tl.atomic_add(counter, 0, sem="relaxed") != count:
         pass
 
 
 @triton.jit
 @no_type_check
-def sum_when_there(statistics, numerators, first_slot, gate, dims, stamp, scale_log2, COUNT: tl.constexpr,
-                   SLICE: tl.constexpr, GROUP: tl.constexpr, ROWS: tl.constexpr, D_V: tl.constexpr):  # fmt: skip
+def wait_for_stamp(place, stamp):
+    """Until `stamp` is there; what its writer stored before is seen from now on."""
+    while tl.atomic_add(place, 0, sem="acquire") != stamp:
+        pass
+
+
+@triton.jit
+@no_type_check
+def sum_when_there(statistics, numerators, first_slot, gate, dims, stamp, scale_log2,
+                   COUNT: tl.constexpr, SLICE: tl.constexpr, GROUP: tl.constexpr, ROWS: tl.constexpr,
+                   D_V: tl.constexpr):  # fmt: skip
     """gate · attention of a branch [ROWS, SLICE], numbers `dims` of a head, from COUNT parts."""
     PADDED: tl.constexpr = triton.next_power_of_2(COUNT)
     head = tl.minimum(tl.arange(0, ROWS), GROUP - 1)[:, None]

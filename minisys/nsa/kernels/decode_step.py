@@ -34,8 +34,6 @@ from minisys.nsa.kernels.band import visible_keys
 from minisys.nsa.kernels.decode_choose import choose_blocks, choose_in_chunk, chosen_blocks
 from minisys.nsa.kernels.decode_parts import (
     arrive,
-    attend_rows,
-    forced_blocks,
     load_rows,
     query_position,
     signal,
@@ -43,9 +41,9 @@ from minisys.nsa.kernels.decode_parts import (
     store_stats,
     sum_parts,
     wait_for,
-    window_tiles,
 )
 from minisys.nsa.kernels.decode_scan import scan_piece
+from minisys.nsa.kernels.tiles import attend_tile
 
 
 @triton.jit
@@ -173,10 +171,13 @@ def step_kernel(
                     KEYS_FIRST, KEY_DEPTH, VALUE_DEPTH,
                 )  # fmt: skip
             else:
-                # One loop serves windows and blocks.
+                # One loop serves windows and blocks. Its tiles are tokens start … start + total - 1 of the
+                # ring, KEYS a step, or CHUNKS steps for each of the blocks that are `listed`.
                 CHUNKS: tl.constexpr = (SELECT_BLOCK + KEYS - 1) // KEYS
+                column = tl.arange(0, KEYS)
                 slot = tl.arange(0, LISTED)
-                listed, forced = forced_blocks(own, INITIAL, LOCAL, LISTED)
+                initial = tl.minimum(own + 1, INITIAL)
+                listed = tl.where(slot < initial, slot, own - (slot - initial))
                 start = 0
                 wrap = 0x7FFFFFFF
                 total = 0
@@ -184,14 +185,16 @@ def step_kernel(
                 if part < FORCED:
                     k_rows = k_win + cache_row * RING * D_QK
                     v_rows = v_win + cache_row * RING * D_V
+                    total = tl.minimum(position + 1, WINDOW)
+                    start = (position + 1 - total) % RING
                     wrap = RING
-                    start, total, begin, end = window_tiles(
-                        position, part - SPLITS, WINDOW, RING, KEYS, WINDOW_PARTS
-                    )
+                    each = tl.cdiv(tl.cdiv(total, KEYS), WINDOW_PARTS)
+                    begin = (part - SPLITS) * each
+                    end = tl.minimum(begin + each, tl.cdiv(total, KEYS))
                 else:
                     k_rows = k_slc + cache_row * capacity * D_QK
                     v_rows = v_slc + cache_row * capacity * D_V
-                    end = CHUNKS * forced
+                    end = CHUNKS * (initial + tl.maximum(tl.minimum(own + 1 - initial, LOCAL), 0))
                     if part > SUM:
                         each = (FREE + CHOSEN_PARTS - 1) // CHOSEN_PARTS
                         first = (part - SUM - 1) * each
@@ -214,10 +217,26 @@ def step_kernel(
                         tl.store(chosen + pair * FREE + first + slot, listed, mask=taken)
                         end = CHUNKS * tl.sum((listed >= 0).to(tl.int32), axis=0)
 
-                row_max, row_sum, acc = attend_rows(
-                    q_block, k_rows, v_rows, listed, part >= FORCED, start, total, begin, end, wrap, position,
-                    scale_log2, ROWS, D_QK, D_QK_PADDED, D_V, D_V_PADDED, SELECT_BLOCK, KEYS, LISTED,
-                )  # fmt: skip
+                row_max = tl.full([ROWS], -float("inf"), tl.float32)
+                row_sum = tl.full([ROWS], 0.0, tl.float32)
+                acc = tl.full([ROWS, D_V_PADDED], 0.0, tl.float32)
+                for step in range(begin, end):
+                    offset = step % CHUNKS * KEYS
+                    block = tl.sum(tl.where(slot == step // CHUNKS, listed, 0), axis=0)
+                    is_listed = part >= FORCED
+                    first = tl.where(is_listed, block * SELECT_BLOCK + offset, start + step * KEYS)
+                    left = tl.where(
+                        is_listed,
+                        tl.minimum(SELECT_BLOCK - offset, position + 1 - first),
+                        total - step * KEYS,
+                    )
+                    index = first + column
+                    index = tl.where(index >= wrap, index - wrap, index)
+                    k_block = load_rows(k_rows, index, column < left, dims_qk, D_QK, D_QK_PADDED)
+                    v_block = load_rows(v_rows, index, column < left, dims_v, D_V, D_V_PADDED)
+                    row_max, row_sum, acc = attend_tile(
+                        q_block, k_block, v_block, (column < left)[None, :], row_max, row_sum, acc, scale_log2
+                    )
                 store_stats(row_max, row_sum, stats, place, GROUP, ROWS)
                 store_numerator(acc, partial, place, GROUP, ROWS, D_V, D_V_PADDED)
 
