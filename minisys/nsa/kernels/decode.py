@@ -139,7 +139,7 @@ def is_short(cache: NSACache) -> bool:
 
 
 def short_lengths(cache: NSACache) -> Tensor | None:
-    """The lengths that programs of `short_step_kernel` count, ``[programs, b]``; None where it is not used."""
+    """The lengths that programs of `short_step_kernel` count, ``[programs, b]``; None if it is not used."""
     if not is_short(cache):
         return None
     return cache.length_copies("step", short_programs(cache, short_cut(cache)))
