@@ -486,7 +486,7 @@ for count in (1, 8, 32):
 #
 # ## The kernels
 #
-# Two launches do a step.
+# Two launches do a step; a few short rows do with one, which has a section of its own below.
 #
 # **Append** stores the new tokens where each branch keeps them.
 # Beside the programs that store there are others, which share $\varphi$'s weights between them.
@@ -566,6 +566,50 @@ for stage in stages:
         )
 
 # %% [markdown]
+# ## Short rows: one launch
+#
+# At 8k and batch 1 there is next to nothing to read, and the chain is all:
+
+# %% tags=["hide-input"]
+few = step_bytes(8192, config, **sized)["nsa"]
+alone = [us(stage, 1, 8192) for stage in stages]
+print(f"{few / 1e6:.1f} MB, at the rate of a copy {1e6 * few / copy:.1f} µs")
+print("append and attend, each alone: ", end="")
+print(" + ".join(f"{each:.1f}" for each in alone), "µs")
+print(f"one launch for both: {us('nsa', 1, 8192):.1f} µs")
+assert us("nsa", 1, 8192) < alone[1]
+
+# %% [markdown]
+# {py:func}`nsa_step <minisys.nsa.decoding.nsa_step>` appends a token and attends to it, and where rows are few and have at most 16k tokens, it does so in one launch.
+# That launch also takes less time than attention alone did, because each link of the chain is shorter:
+#
+# - **Words with a stamp.** To hand numbers over, a program stores them, *waits until the stores have arrived*, and raises a counter; whoever sees the counter asks for the numbers. Here a number lies in one word of 64 bits with the number of the launch beside it. A word is written in one piece, so a reader who finds the right stamp has the right number, and nobody waits for stores. NCCL sends small messages in this way and calls it LL, for low latency {cite}`hu2025nccl`. The counter is still there, as a hint when to look.
+# - **Boxes.** The copy engine loads a tile with one instruction, where addresses of loads were hundreds.
+# - **Asking early.** Programs of a launch are there before the last one has ended. What does not depend on the new token, they ask for in the L2 cache while they wait.
+# - **The new token comes from the input.** Windows and forced blocks do not wait for its store. Only the tile whose key it completes waits for $\varphi$.
+# - **Many hands at the end.** Every chosen block has a program, and so has every 16 numbers of a head's output.
+#
+# A stamp in PyTorch:
+
+# %%
+def stamped(x, stamp):
+    return (stamp << 32) | (x.view(torch.int32).long() & 0xFFFFFFFF)
+
+
+def unstamped(words):
+    return words.int().view(torch.float32), words >> 32
+
+
+numbers = torch.tensor([0.5, -3.25, 1e-30])
+words = torch.zeros(4, dtype=torch.int64)  # of launches before
+words[:3] = stamped(numbers, 7)  # a fourth number is still on its way
+found, stamps = unstamped(words)
+assert torch.equal(found[:3], numbers)
+print("there in launch 7:", (stamps == 7).tolist())
+
+# %% [markdown]
+# Not every idea of this kind helps: to look at the words all the time, without the counter, makes a step slower than two launches (`benchmarks/nsa_decode_log.md` has the rounds).
+#
 # ## Measured
 #
 # Sixteen steps in one CUDA graph are timed, and a step's time is a sixteenth of that.

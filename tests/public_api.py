@@ -23,6 +23,7 @@ from minisys.nsa import (
     compress,
     nsa_attention,
     nsa_decode,
+    nsa_step,
     select_blocks,
 )
 from minisys.nsa.costs import TokensRead, query_flops, tokens_read
@@ -57,9 +58,11 @@ def decoding(q: Tensor, k: Tensor, v: Tensor, gates: Tensor) -> None:
     cache.append(k, v, k, v, k, v, start=cache.row_lengths)
     assert_type(cache.length, int)
     assert_type(nsa_decode(q, cache, gates), Tensor)
+    assert_type(nsa_step(q, cache, gates, k, v, k, v, k, v, start=cache.length), Tensor)
     cache.truncate([1000])
     cache.append(k, v, k, v)  # type: ignore[call-arg]
     nsa_decode(q, cache)  # type: ignore[call-arg]
+    nsa_step(q, cache, gates)  # type: ignore[call-arg]
     NSACache(1, 4096, 2, 64, 64, config=config)  # type: ignore[call-arg]
 
 

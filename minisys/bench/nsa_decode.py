@@ -1,7 +1,8 @@
 """``minisys bench nsa-decode``: one token at a time, dense attention and NSA's cache side by side.
 
 A step is everything that one layer's attention does for a new token: append it, φ of the blocks that it
-completes, choose, attend, add up. bf16 on a GPU with 64 query heads, 4 key/value heads and head_dim 128, up
+completes, choose, attend, add up; in one launch where rows are few and short, else in two, which are also
+timed alone. bf16 on a GPU with 64 query heads, 4 key/value heads and head_dim 128, up
 to 65,536 tokens and a batch of 64; on a CPU float32 and plain PyTorch at a size that it can do.
 
 What a row is: the time of one of 16 steps in a row, recorded in one CUDA graph. Of the 16 exactly one

@@ -8,7 +8,7 @@ those are all compressed keys and values, top_n blocks of the selected branch an
 gathers just these: (tc + n·l' + w) · (d_qk + d_v) numbers instead of t · (d_qk + d_v).
 
 `append_reference` and `decode_reference` run anywhere and in float64; on a CUDA GPU the kernels of
-kernels/decode_append.py and kernels/decode.py do the same.
+kernels/decode_append.py and kernels/decode.py do the same, or kernels/decode_short.py does both.
 """
 
 import math

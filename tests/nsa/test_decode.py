@@ -7,7 +7,8 @@ import torch
 
 from minisys.core.decoder import Decoder, DecoderConfig
 from minisys.core.sampling import generate
-from minisys.nsa import NativeSparseAttention, NSAConfig, nsa_decode
+from minisys.nsa import NativeSparseAttention, NSAConfig, nsa_decode, nsa_step
+from minisys.nsa.cache import TOKENS
 from minisys.nsa.decoding import decode_reference
 from minisys.nsa.reference import select_blocks_reference
 
@@ -105,6 +106,41 @@ def test_bad_input(change, message, no_runtime_types):
     cache = problem.cache() if arguments.pop("empty", False) else filled(problem)
     with pytest.raises(ValueError, match=message):
         nsa_decode(cache=cache, **arguments)
+
+
+@pytest.mark.parametrize("t", [1, 3])
+def test_a_step_is_append_and_decode(t):
+    problem = Problem(CONFIGS["small"], t=41)
+    cache, (new, q, gates) = filled(problem, 41 - t), problem.new([41 - t] * 2, t)
+    out = nsa_step(q, cache, gates, **new, start=41 - t)
+    assert cache.row_lengths == cache.lengths.tolist() == [41, 41]
+    torch.testing.assert_close(out, problem.whole()[:, -t:], rtol=0, atol=1e-12)
+
+
+BAD_STEPS = {
+    "query": (lambda a: a.update(q=a["q"][..., :4]), "q: got shape"),
+    "gates": (lambda a: a.update(gates=a["gates"][..., :2]), "gates: got"),
+    "key": (lambda a: a.update(k_slc=a["k_slc"][:1]), "k_slc: got shape"),
+    "start": (lambda a: a.update(start=30), r"start: got 30, expected the next positions, \[38, 38\]"),
+    "fewer tokens": (lambda a: a.update({n: x[:, :1] for n, x in a.items() if n in TOKENS}),
+                     "k_raw: got 1 tokens, expected 2, as many as q"),
+    "backend": (lambda a: a.update(backend="sdpa"), "backend: got 'sdpa', expected one of 'auto'"),
+    "scale": (lambda a: a.update(scale=float("nan")), "scale: got nan, expected a finite number"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("change", "message"), BAD_STEPS.values(), ids=BAD_STEPS.keys())
+def test_a_bad_step_leaves_the_cache_as_it_was(change, message, no_runtime_types):
+    problem = Problem(CONFIGS["small"], t=40)
+    new, q, gates = problem.new([38, 38], 2)
+    arguments = {"q": q, "gates": gates, **new}
+    change(arguments)
+    cache, other = filled(problem, 38), filled(problem, 38)
+    with pytest.raises(ValueError, match=message):
+        nsa_step(cache=cache, **arguments)
+    assert cache.row_lengths == cache.lengths.tolist() == [38, 38]
+    assert torch.equal(cache.k_slc, other.k_slc)
+    assert torch.equal(cache.k_raw, other.k_raw)
 
 
 def test_queries_older_than_the_rings(no_runtime_types):

@@ -1,6 +1,7 @@
 """A decoding step on the GPU: how the work is cut, scratch memory, and the launch (decode_step.py).
 
-Appending the new tokens is a launch before it (decode_append.py). Grids depend on the batch, the heads and
+Appending the new tokens is a launch before it (decode_append.py), or the same one where a few rows are short
+(decode_short.py). Grids depend on the batch, the heads and
 the cache's capacity, never on lengths, so both can be recorded in a CUDA graph and replayed while rows grow.
 Run a step once before recording it, so that everything is compiled and counters exist.
 

@@ -5,9 +5,9 @@ then may a reader that saw the counter ask for them. Here each number lies in on
 number of the launch, its stamp. A word is written and read in one piece, so a reader that finds the stamp has
 the number. A counter is raised too, but as a hint: nobody waits for stores before it, and a reader that comes
 too early finds old stamps and asks again. NCCL calls words of 4 bytes of data and 4 of flag its protocol of
-low latency (LL).
+low latency (LL, arXiv 2507.04786).
 
-Asking for the words themselves, without the counter, was slower: the many that ask delay the stores.
+Asking for the words themselves, without the counter, was slower (benchmarks/nsa_decode_log.md).
 
 Twice the bytes, so it is for little data that somebody waits for. Words are kept between launches, and every
 launch of a cache has a stamp that none before it had.
