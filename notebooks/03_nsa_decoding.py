@@ -591,6 +591,7 @@ assert us("nsa", 1, 8192) < alone[1]
 #
 # A stamp in PyTorch:
 
+
 # %%
 def stamped(x, stamp):
     return (stamp << 32) | (x.view(torch.int32).long() & 0xFFFFFFFF)
