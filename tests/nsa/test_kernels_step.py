@@ -125,6 +125,13 @@ def test_any_pattern_of_steps_and_appends(data):
         assert cache.lengths.tolist() == cache.row_lengths
 
 
+def test_only_forced_blocks():
+    problem = problem_of(NSAConfig(4, 2, 8, top_n=3, window=6))
+    cache = filled(problem, [39, 38])
+    new, q, gates = problem.new([39, 38], 1)
+    check_short_step(cache, new, q, gates, problem.scale)
+
+
 def test_what_the_query_does_not_read_may_be_anything():
     """NaN in blocks that are not selected, behind the end of the row, and where the new token goes."""
     problem = problem_of(CONFIGS["small"], batch=1, t=64, hk=1, hq=2)
