@@ -581,10 +581,11 @@ assert us("nsa", 1, 8192) < alone[1]
 
 # %% [markdown]
 # {py:func}`nsa_step <minisys.nsa.decoding.nsa_step>` appends a token and attends to it, and where rows are few and have at most 16k tokens, it does so in one launch.
-# That launch also takes less time than attention alone did, because each link of the chain is shorter:
+# That launch also takes less time than attention alone did, whose chain has the same links.
+# What is different:
 #
 # - **Words with a stamp.** To hand numbers over, a program stores them, *waits until the stores have arrived*, and raises a counter; whoever sees the counter asks for the numbers. Here a number lies in one word of 64 bits with the number of the launch beside it. A word is written in one piece, so a reader who finds the right stamp has the right number, and nobody waits for stores. NCCL sends small messages in this way and calls it LL, for low latency {cite}`hu2025nccl`. The counter is still there, as a hint when to look.
-# - **Boxes.** The copy engine loads a tile with one instruction, where addresses of loads were hundreds.
+# - **Boxes.** The copy engine loads a tile with one instruction, where the addresses of loads took hundreds.
 # - **Asking early.** Programs of a launch are there before the last one has ended. What does not depend on the new token, they ask for in the L2 cache while they wait.
 # - **The new token comes from the input.** Windows and forced blocks do not wait for its store. Only the tile whose key it completes waits for $\varphi$.
 # - **Many hands at the end.** Every chosen block has a program, and so has every 16 numbers of a head's output.
@@ -609,7 +610,7 @@ assert torch.equal(found[:3], numbers)
 print("there in launch 7:", (stamps == 7).tolist())
 
 # %% [markdown]
-# Not every idea of this kind helps: to look at the words all the time, without the counter, makes a step slower than two launches (`benchmarks/nsa_decode_log.md` has the rounds).
+# The versions that led there, with what did not help, are in `benchmarks/nsa_decode_log.md`.
 #
 # ## Measured
 #

@@ -93,5 +93,6 @@ def test_the_kernels_tests_are_found():
             "_layout",
             "_op",
             "_selected",
+            "_step",
         )
     ]

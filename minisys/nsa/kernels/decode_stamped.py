@@ -7,8 +7,6 @@ the number. A counter is raised too, but as a hint: nobody waits for stores befo
 too early finds old stamps and asks again. NCCL calls words of 4 bytes of data and 4 of flag its protocol of
 low latency (LL, arXiv 2507.04786).
 
-Asking for the words themselves, without the counter, was slower (benchmarks/nsa_decode_log.md).
-
 Twice the bytes, so it is for little data that somebody waits for. Words are kept between launches, and every
 launch of a cache has a stamp that none before it had.
 """
