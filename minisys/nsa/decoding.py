@@ -91,8 +91,8 @@ def nsa_step(
 ) -> Float[Tensor, "b t hq d_v"]:
     """`NSACache.append` of t tokens a row, and `nsa_decode` of the same tokens.
 
-    On a GPU one token of a few short rows takes one launch instead of two (kernels/decode_short.py). In a CUDA
-    graph the lengths are the caller's business, as `NSACache.append` says.
+    On a GPU one token of a few short rows takes one launch instead of two (kernels/decode_short.py). In a
+    CUDA graph the lengths are the caller's business, as `NSACache.append` says.
 
     Args:
         q, gates, scale: as `nsa_decode` takes them.

@@ -24,8 +24,8 @@ def short_step_triton(
 ) -> tuple[Float[Tensor, "b 1 hq d_v"], Int[Tensor, "b 1 hk free"]]:
     """Store one `new` token of every row and attend to it: output, and chosen blocks as `decode_triton`.
 
-    Arguments are checked by `nsa_step`. What programs hand over is kept with the cache: with 64 query heads of
-    128 numbers and 8,192 tokens 1.8 MB for every row of the batch.
+    Arguments are checked by `nsa_step`. What programs hand over is kept with the cache: with 64 query heads
+    of 128 numbers and 8,192 tokens 1.8 MB for every row of the batch.
 
     `cuts` replaces some of the numbers of `short_cut`, for measurements, and options of the launch.
     """
