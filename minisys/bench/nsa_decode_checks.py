@@ -9,13 +9,14 @@ from torch import Tensor
 
 from minisys.bench.harness import WrongResult
 from minisys.bench.nsa_checks import LIMITS, relative_error
-from minisys.bench.nsa_decode_steps import BRANCHES, CONFIG, DenseSteps, NSASteps
+from minisys.bench.nsa_decode_steps import CONFIG, DenseSteps, NSASteps
 from minisys.bench.nsa_problems import Sizes
 from minisys.nsa import NSACache, nsa_decode, nsa_step
+from minisys.nsa.cache import TOKENS
 from minisys.nsa.decoding import chosen_backend, decode_reference, query_positions
 from minisys.nsa.reference import attention_weights, weighted_values
 
-STORED = ("k_cmp", "v_cmp", *BRANCHES)
+STORED = ("k_cmp", "v_cmp", *TOKENS)
 LEAST_SHARED = 0.95  # of the chosen blocks, with those that float64 chooses; near ties fall either way
 
 
@@ -35,7 +36,7 @@ def check_decoding(sizes: Sizes, device: str) -> dict[str, float]:
         compress_values=made.compress_values, rotary_base=made.rotary_base, dtype=sizes.dtype, device=device,
     )  # fmt: skip
     draw = lambda *shape: torch.randn(shape, generator=generator, device=device, dtype=sizes.dtype)
-    tokens = {name: draw(2, t + steps, sizes.hk, d) for name in BRANCHES}
+    tokens = {name: draw(2, t + steps, sizes.hk, d) for name in TOKENS}
     q, gates = draw(2, t + steps, sizes.hq, d), draw(2, t + steps, sizes.hq, 3).sigmoid()
     starts = [t, t - 13]
     row = torch.arange(2, device=device)[:, None]

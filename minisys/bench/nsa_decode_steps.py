@@ -24,11 +24,11 @@ from minisys.bench.nsa_problems import CONFIG, Sizes
 from minisys.bench.timing import cache_bytes, measure
 from minisys.core.seeds import seeded
 from minisys.nsa import BlockCompressor, NSACache, nsa_decode, nsa_step
+from minisys.nsa.cache import TOKENS
 from minisys.nsa.costs import step_bytes
 
 STEPS = CONFIG.compress_stride
 STAGES = ("append", "attend")
-BRANCHES = ("k_raw", "v_raw", "k_slc", "v_slc", "k_win", "v_win")
 ROTARY_BASE = 10000.0
 BUSY_CYCLES = 400_000  # about a fifth of a millisecond
 
@@ -114,12 +114,12 @@ class NSASteps(Recorded):
                 batch, self.t, sizes.hk, d, d, config=CONFIG, compress_keys=copy.deepcopy(phi),
                 compress_values=copy.deepcopy(phi), rotary_base=ROTARY_BASE, dtype=sizes.dtype, device=device,
             )  # fmt: skip
-            for name in ("k_cmp", "v_cmp", *BRANCHES):
+            for name in ("k_cmp", "v_cmp", *TOKENS):
                 inputs[f"{name} {i}"] = getattr(cache, name).normal_(generator=generator)
             start = self.t - (copies - i) * (STEPS // copies)  # the last step of the last copy is at t tokens
             cache.replayed(start)
             cache.lengths.fill_(start)
-            new = {name: normal(batch, 1, sizes.hk, d) for name in BRANCHES}
+            new = {name: normal(batch, 1, sizes.hk, d) for name in TOKENS}
             q, gates = normal(batch, 1, sizes.hq, d), normal(batch, 1, sizes.hq, 3).sigmoid()
             inputs["copies"].append((cache, new, q, gates))
             inputs["starts"].append(start)

@@ -101,7 +101,7 @@ class NSACache:
         self.k_win, self.v_win = empty(window, d_qk), empty(window, d_v)
         self.k_raw, self.v_raw = empty(raw, d_qk), empty(raw, d_v)
         self.lengths = torch.zeros(batch, dtype=torch.int32, device=device)
-        # What the kernels keep between launches (kernels/decode_append.py, kernels/decode.py).
+        # What the kernels keep between launches (kernels/decode*.py).
         self._length_copies: dict[str, Tensor] = {}
         self._counters: dict[str, list[Tensor]] = {}
         self._turns: Tensor | None = None
@@ -135,7 +135,7 @@ class NSACache:
     @property
     def nbytes(self) -> int:
         """Bytes of all keys and values that the cache has room for."""
-        held = ("k_cmp", "v_cmp", "k_slc", "v_slc", "k_win", "v_win", "k_raw", "v_raw")
+        held = ("k_cmp", "v_cmp", *TOKENS)
         return sum(getattr(self, name).nbytes for name in held)
 
     @torch.no_grad()
@@ -355,7 +355,7 @@ class NSACache:
         """Check the tokens that come in; returns how many a row."""
         check_rank("k_raw", new[0], "b t hk d_qk")
         t = new[0].shape[1]
-        for name, x in zip(("k_raw", "v_raw", "k_slc", "v_slc", "k_win", "v_win"), new, strict=True):
+        for name, x in zip(TOKENS, new, strict=True):
             size = self.d_qk if name[0] == "k" else self.d_v
             check_shape(name, x, (self.batch, t, self.num_kv_heads, size), "b t hk head_dim")
             check(x.dtype == self.dtype, name, x.dtype, f"{self.dtype}, the dtype of the cache")

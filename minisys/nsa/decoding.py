@@ -62,15 +62,7 @@ def nsa_decode(
     Raises:
         ValueError: an argument does not fit, or the cache does not hold what the queries would read.
     """
-    scale = _check_query(q, cache, gates, scale)
-    added = cache.check_queries(q.shape[1], counts)
-    if q.shape[1] == 0:
-        return q.new_empty(*q.shape[:3], cache.d_v)
-    if chosen_backend(backend, cache) == "triton":
-        from minisys.nsa.kernels.decode import decode_triton
-
-        return decode_triton(q, cache, gates, scale, None if counts is None else added)[0]
-    return decode_reference(q, cache, gates, scale, added)[0]
+    return _decode(q, cache, gates, _check_query(q, cache, gates, scale), counts, backend)
 
 
 @torch.no_grad()
@@ -107,7 +99,7 @@ def nsa_step(
     """
     new = (k_raw, v_raw, k_slc, v_slc, k_win, v_win)
     scale = _check_query(q, cache, gates, scale)
-    _, ends, recording = cache.check_append(new, None, start)
+    check_rank("k_raw", k_raw, "b t hk d_qk")
     t = q.shape[1]
     check(k_raw.shape[1] == t, "k_raw", f"{k_raw.shape[1]} tokens", f"{t}, as many as q")
     if t == 1 and append_backend(backend, cache) == "triton":
@@ -116,12 +108,27 @@ def nsa_step(
         if is_short(cache) and q.shape[2] <= MAX_SHORT_GROUP * cache.num_kv_heads:
             from minisys.nsa.kernels.decode_short_launch import short_step_triton
 
+            _, ends, recording = cache.check_append(new, None, start)
             out = short_step_triton(q, cache, gates, dict(zip(TOKENS, new, strict=True)), scale)[0]
             if not recording:
                 cache._moved(ends)
             return out
-    cache.append(*new, backend=backend)
-    return nsa_decode(q, cache, gates, scale=scale, backend=backend)
+    cache.append(*new, start=start, backend=backend)
+    return _decode(q, cache, gates, scale, None, backend)
+
+
+def _decode(
+    q: Tensor, cache: NSACache, gates: Tensor, scale: float, counts: Sequence[int] | None, backend: str
+) -> Float[Tensor, "b t hq d_v"]:
+    """`nsa_decode` of a query that `_check_query` has seen."""
+    added = cache.check_queries(q.shape[1], counts)
+    if q.shape[1] == 0:
+        return q.new_empty(*q.shape[:3], cache.d_v)
+    if chosen_backend(backend, cache) == "triton":
+        from minisys.nsa.kernels.decode import decode_triton
+
+        return decode_triton(q, cache, gates, scale, None if counts is None else added)[0]
+    return decode_reference(q, cache, gates, scale, added)[0]
 
 
 def _check_query(q: Tensor, cache: NSACache, gates: Tensor, scale: float | None) -> float:
@@ -188,8 +195,8 @@ def append_reference(cache: NSACache, new: tuple[Tensor, ...], counts: list[int]
         return
     row, place = torch.tensor(pairs, device=device).unbind(1)
     position = torch.tensor(held, device=device)[row] + place
-    stores = (cache.k_raw, cache.v_raw, cache.k_slc, cache.v_slc, cache.k_win, cache.v_win)
-    for store, x in zip(stores, new, strict=True):
+    for name, x in zip(TOKENS, new, strict=True):
+        store = getattr(cache, name)
         store[row, :, position % store.shape[2]] = x[row, place]
     complete = [
         (row, block)

@@ -91,6 +91,14 @@ def test_checks_pass_on_our_code_and_fail_on_a_wrong_one(monkeypatch):
         nsa_decode_checks.check_decoding(TINY, "cpu")
 
 
+def test_a_wrong_step_is_seen_where_decoding_is_right(monkeypatch):
+    step = nsa_decode_checks.nsa_step
+    monkeypatch.setattr(nsa_decode_checks, "nsa_step", lambda *a, **new: 1.01 * step(*a, **new))
+    steps = NSASteps(128, TINY)
+    with pytest.raises(WrongResult, match="step: got a relative error of"):
+        nsa_decode_checks.check_nsa_row(steps, steps.draw(2, generator()))
+
+
 def test_a_wrong_phi_is_seen(monkeypatch):
     right = decoding.append_reference
 

@@ -168,19 +168,9 @@ def short_step_kernel(
             gate_win = tl.load(gates + rows * 3 + 2, mask=head < GROUP, other=0.0).to(tl.float32)
             wait_for_announced(counters + 1, FORCED * stamp)
             result = sum_when_there(
-                statistics,
-                numerators,
-                parts,
-                gate_cmp,
-                dims,
-                stamp,
-                scale_log2,
-                TILES,
-                SLICE,
-                GROUP,
-                ROWS,
+                statistics, numerators, parts, gate_cmp, dims, stamp, scale_log2, TILES, SLICE, GROUP, ROWS,
                 D_V,
-            )
+            )  # fmt: skip
             result += sum_when_there(
                 statistics, numerators, parts + TILES, gate_win, dims, stamp, scale_log2, WINDOW_PARTS, SLICE,
                 GROUP, ROWS, D_V,
